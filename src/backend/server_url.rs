@@ -1,0 +1,170 @@
+//! Which engine and where: the value of `--server`.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use crate::protocol::DEFAULT_PORT;
+
+/// A parsed `--server`. `Display` leaves out secrets; [`ServerUrl::with_secrets`] doesn't.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServerUrl {
+    /// `officer://host:port`: a lock server over TCP.
+    Officer {
+        /// `host:port`, the port filled in.
+        address: String,
+    },
+    /// `unix:/path`: a lock server on a UNIX socket.
+    Unix {
+        /// The socket file.
+        path: PathBuf,
+    },
+    /// `local`: the embedded server of this user on this host.
+    Local,
+    /// `zk://h1:2181,h2:2181[/chroot]`.
+    ZooKeeper {
+        /// Everything behind `zk://`.
+        hosts: String,
+    },
+    /// `etcd://h1:2379,h2:2379`.
+    Etcd {
+        /// Everything behind `etcd://`.
+        hosts: String,
+    },
+    /// `redis://`, `rediss://` or `redis+unix://`.
+    Redis {
+        /// The whole URL.
+        url: String,
+    },
+}
+
+/// A `--server` that can't be understood.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{text:?} is no lock server: {wrong}; use officer://HOST[:PORT], unix:/PATH, zk://HOST[,HOST...][/CHROOT], \
+     etcd://HOST[,HOST...], redis://HOST[:PORT][/DB] or local"
+)]
+pub struct ServerUrlError {
+    text: String,
+    wrong: &'static str,
+}
+
+impl FromStr for ServerUrl {
+    type Err = ServerUrlError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong = |wrong| ServerUrlError { text: hide_secrets(text), wrong };
+        if text == "local" {
+            return Ok(Self::Local);
+        }
+        if let Some(path) = text.strip_prefix("unix://").or_else(|| text.strip_prefix("unix:")) {
+            if !path.starts_with('/') {
+                return Err(wrong("the socket's path must be absolute"));
+            }
+            return Ok(Self::Unix { path: path.into() });
+        }
+        let Some((scheme, rest)) = text.split_once("://") else {
+            return Err(wrong("it has no scheme"));
+        };
+        if rest.is_empty() {
+            return Err(wrong("it names no host"));
+        }
+        match scheme {
+            "officer" => officer_address(rest).map(|address| Self::Officer { address }).map_err(wrong),
+            "zk" => Ok(Self::ZooKeeper { hosts: rest.into() }),
+            "etcd" => Ok(Self::Etcd { hosts: rest.into() }),
+            "redis" | "rediss" | "redis+unix" => Ok(Self::Redis { url: text.into() }),
+            _ => Err(wrong("its scheme is unknown")),
+        }
+    }
+}
+
+/// `host[:port]` with the port filled in; `[::1]:port` for IPv6.
+fn officer_address(rest: &str) -> Result<String, &'static str> {
+    let rest = rest.strip_suffix('/').unwrap_or(rest);
+    if rest.contains(['/', '@', '?']) {
+        return Err("behind officer:// there is only a host and a port");
+    }
+    let after_ip6 = rest.rfind(']').map_or(0, |end| end + 1);
+    match rest[after_ip6..].rsplit_once(':') {
+        Some((host, _)) if after_ip6 == 0 && host.contains(':') => Err("an IPv6 address stands in brackets"),
+        Some((_, port)) => match port.parse::<u16>() {
+            Ok(1..) if !rest.starts_with(':') => Ok(rest.into()),
+            _ => Err("the port must be 1 to 65535, behind a host"),
+        },
+        None => Ok(format!("{rest}:{DEFAULT_PORT}")),
+    }
+}
+
+/// Cuts `user:password@` out of a URL.
+fn hide_secrets(url: &str) -> String {
+    match (url.find("://"), url.rfind('@')) {
+        (Some(scheme), Some(at)) if at > scheme => format!("{}{}", &url[..scheme + 3], &url[at + 1..]),
+        _ => url.to_owned(),
+    }
+}
+
+impl ServerUrl {
+    /// The whole URL, for a connection or a will, never for people.
+    pub fn with_secrets(&self) -> String {
+        match self {
+            Self::Officer { address } => format!("officer://{address}"),
+            Self::Unix { path } => format!("unix:{}", path.display()),
+            Self::Local => "local".into(),
+            Self::ZooKeeper { hosts } => format!("zk://{hosts}"),
+            Self::Etcd { hosts } => format!("etcd://{hosts}"),
+            Self::Redis { url } => url.clone(),
+        }
+    }
+}
+
+impl fmt::Display for ServerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hide_secrets(&self.with_secrets()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn officer_port_is_filled_in() {
+        for (text, address) in [
+            ("officer://h", "h:11500"),
+            ("officer://h/", "h:11500"),
+            ("officer://h:1", "h:1"),
+            ("officer://[::1]", "[::1]:11500"),
+            ("officer://[::1]:7", "[::1]:7"),
+        ] {
+            assert_eq!(text.parse(), Ok(ServerUrl::Officer { address: address.into() }), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (text, wrong) in [
+            ("", "scheme"),
+            ("host:11500", "scheme"),
+            ("ftp://host", "unknown"),
+            ("officer://", "no host"),
+            ("officer://:7", "port"),
+            ("officer://h:0", "port"),
+            ("officer://h:99999", "port"),
+            ("officer://::1", "brackets"),
+            ("officer://h/x", "only a host"),
+            ("unix:relative", "absolute"),
+        ] {
+            let error = text.parse::<ServerUrl>().unwrap_err().to_string();
+            assert!(error.contains(wrong), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn secrets_are_for_connections_only() {
+        let url: ServerUrl = "redis://me:pass@h:1/2".parse().unwrap();
+        assert_eq!(url.to_string(), "redis://h:1/2");
+        assert_eq!(url.with_secrets(), "redis://me:pass@h:1/2");
+        assert!(!"x://me:pass@h".parse::<ServerUrl>().unwrap_err().to_string().contains("pass"));
+    }
+}

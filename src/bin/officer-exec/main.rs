@@ -1,0 +1,3 @@
+//! The program: parse, call, print one error, exit.
+
+fn main() {}

@@ -1,0 +1,9 @@
+//! Run a command under a distributed lock: the library behind `officer-exec`.
+
+pub mod backend;
+pub mod boot_time;
+pub mod client;
+pub mod lock;
+pub mod protocol;
+pub mod server;
+pub mod supervisor;

@@ -1,0 +1,1 @@
+//! The lock server: one thread on mio that owns the lock table.

@@ -1,0 +1,1 @@
+//! Runs a command and ends its whole process tree. Knows nothing of locks.
