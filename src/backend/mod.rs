@@ -7,6 +7,12 @@
 //! reports when an *answered* renewal had been *sent*, and the engine's own idea of "expired" only
 //! ever shortens the lease.
 
+#[cfg(any(feature = "zookeeper", feature = "etcd", feature = "redis"))]
+mod engine;
+#[cfg(feature = "etcd")]
+mod etcd;
+#[cfg(any(feature = "zookeeper", feature = "etcd", feature = "redis"))]
+mod held;
 mod server_url;
 
 use std::time::Duration;
@@ -74,6 +80,8 @@ pub struct Grant {
     pub ttl: Duration,
     /// When the last renewal answered so far had been sent.
     pub proven_at: BootTime,
+    /// Variables that the engine's own lock command gives to what it runs, name and value.
+    pub env: Vec<(String, String)>,
 }
 
 /// What a guard hears while the lock is held.
@@ -219,6 +227,30 @@ impl std::fmt::Display for Busy {
             WaitEnd::WaitLimit(limit) => write!(f, "; waited {}", humantime::format_duration(limit)),
             WaitEnd::QueueMax(max) => write!(f, "; the queue has {max} or more already"),
         }
+    }
+}
+
+/// Connects to the engine that `server` names.
+pub async fn connect(server: &ServerUrl, options: &ConnectOptions) -> Result<Box<dyn Backend>, ConnectError> {
+    match server {
+        #[cfg(feature = "etcd")]
+        ServerUrl::Etcd { hosts } => etcd::connect(hosts, options).await,
+        #[allow(unreachable_patterns)]
+        other => Err(ConnectError::Unsupported(format!("this build can't connect to {other}"))),
+    }
+}
+
+/// Gives back what a dead process held. Bounded in time.
+pub async fn execute_will(will: &Will) -> Result<(), ReleaseError> {
+    let server: ServerUrl = will.server.parse().map_err(|wrong: ServerUrlError| ReleaseError {
+        server: "the server of a will".into(),
+        cause: wrong.to_string(),
+    })?;
+    match &server {
+        #[cfg(feature = "etcd")]
+        ServerUrl::Etcd { hosts } => etcd::execute_will(hosts, &will.handle).await,
+        #[allow(unreachable_patterns)]
+        other => Err(ReleaseError { server: other.to_string(), cause: "not in this build".into() }),
     }
 }
 
