@@ -1,0 +1,162 @@
+//! etcd: the suite, and what only etcd has.
+
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use officer::backend::{AcquireError, ConnectError, Loss};
+use tempfile::TempDir;
+
+use crate::engine::{Engine, LONG_TTL, at_once, client, connect, options};
+use crate::holder::Holder;
+use crate::process::{Process, blocking, free_port, logged, run, until};
+use crate::suite::suite;
+
+pub(crate) struct Etcd {
+    folder: TempDir,
+    port: u16,
+    peer_port: u16,
+    server: Process,
+}
+
+impl Engine for Etcd {
+    const SHORTEST_TTL: Duration = Duration::from_secs(2);
+    const SLOTS: bool = false;
+
+    fn start() -> Self {
+        let folder = tempfile::tempdir().expect("a folder for the data");
+        let (port, peer_port) = (free_port(), free_port());
+        let server = start(&folder, port, peer_port);
+        Self { folder, port, peer_port, server }
+    }
+
+    fn shared() -> &'static Self {
+        static SHARED: OnceLock<Etcd> = OnceLock::new();
+        SHARED.get_or_init(Self::start)
+    }
+
+    fn port(&self) -> u16 {
+        self.port
+    }
+
+    fn url_at(port: u16) -> String {
+        format!("etcd://127.0.0.1:{port}")
+    }
+
+    fn stop(&mut self) {
+        self.server.kill();
+    }
+
+    fn restart(&mut self) {
+        self.server.kill();
+        self.server = start(&self.folder, self.port, self.peer_port);
+    }
+
+    fn pause(&self) {
+        self.server.signal(Signal::SIGSTOP);
+    }
+
+    fn resume(&self) {
+        self.server.signal(Signal::SIGCONT);
+    }
+
+    fn delete_by_hand(port: u16, lock: &str) {
+        let deleted = etcdctl(port, &["del", "--prefix", &format!("{lock}/")]);
+        assert_eq!(deleted.trim(), "1");
+    }
+}
+
+fn start(folder: &TempDir, port: u16, peer_port: u16) -> Process {
+    let mut command = logged("etcd", folder.path());
+    let (client, peer) = (format!("http://127.0.0.1:{port}"), format!("http://127.0.0.1:{peer_port}"));
+    command.args(["--data-dir", "data", "--listen-client-urls", &client, "--advertise-client-urls", &client]);
+    command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
+    command.args(["--initial-cluster", &format!("default={peer}")]);
+    let server = Process::start(command, "etcd-server");
+    until("etcd answers", || {
+        etcdctl_command(port, &["endpoint", "health"]).output().is_ok_and(|o| o.status.success())
+    });
+    server
+}
+
+pub(crate) fn etcdctl_command(port: u16, arguments: &[&str]) -> Command {
+    let mut command = Command::new("etcdctl");
+    command.env("ETCDCTL_API", "3").arg(format!("--endpoints=127.0.0.1:{port}")).args(arguments);
+    command
+}
+
+pub(crate) fn etcdctl(port: u16, arguments: &[&str]) -> String {
+    run(etcdctl_command(port, arguments), "etcd-client")
+}
+
+suite!(Etcd);
+
+async fn hold(url: &str, name: &str) -> Holder {
+    let guard = client(url).await.acquire(&at_once(name)).await.unwrap_or_else(|cause| panic!("{cause}"));
+    Holder::of(guard)
+}
+
+#[tokio::test]
+async fn a_lease_revoked_by_an_operator_is_lost() {
+    let (url, port) = (Etcd::shared().url(), Etcd::shared().port());
+    let mut holder = hold(&url, "revoked").await;
+    blocking(move || {
+        let key = etcdctl(port, &["get", "--prefix", "--keys-only", "revoked/"]);
+        let lease = key.trim().rsplit_once('/').expect("our key").1.to_owned();
+        etcdctl(port, &["lease", "revoke", &lease]);
+    })
+    .await;
+    assert_eq!(holder.is_lost().await, Loss::SessionGone);
+}
+
+#[tokio::test]
+async fn a_short_ttl_is_lengthened_to_what_the_server_grants() {
+    let mut backend = connect(&Etcd::shared().url(), &options(Duration::from_millis(300))).await.unwrap();
+    let guard = backend.acquire(&at_once("short")).await.unwrap_or_else(|cause| panic!("{cause}"));
+    assert_eq!(guard.grant().ttl, Etcd::SHORTEST_TTL);
+    Holder::of(guard).release().await;
+}
+
+#[tokio::test]
+async fn a_member_that_is_down_is_passed_over() {
+    let url = format!("etcd://127.0.0.1:{},127.0.0.1:{}", free_port(), Etcd::shared().port());
+    hold(&url, "other-member").await.release().await;
+}
+
+#[tokio::test]
+async fn a_stranger_is_refused_and_a_user_let_in() {
+    let server = blocking(|| {
+        let server = Etcd::start();
+        etcdctl(server.port, &["user", "add", "root:right"]);
+        etcdctl(server.port, &["user", "grant-role", "root", "root"]);
+        etcdctl(server.port, &["auth", "enable"]);
+        server
+    })
+    .await;
+    let wrong = format!("etcd://root:wrong@127.0.0.1:{}", server.port);
+    match connect(&wrong, &options(LONG_TTL)).await.map(drop) {
+        Err(ConnectError::Refused { server, .. }) => assert!(!server.contains("wrong")),
+        other => panic!("{other:?}"),
+    }
+    match client(&server.url()).await.acquire(&at_once("stranger")).await.map(drop) {
+        Err(AcquireError::Connection(ConnectError::Refused { .. })) => {}
+        other => panic!("{other:?}"),
+    }
+    hold(&format!("etcd://root:right@127.0.0.1:{}", server.port), "with-user").await.release().await;
+}
+
+#[tokio::test]
+async fn the_command_is_told_what_etcdctl_tells() {
+    let (url, port) = (Etcd::shared().url(), Etcd::shared().port());
+    let holder = hold(&url, "told").await;
+    let value = |name: &str| {
+        let found = holder.grant.env.iter().find(|(variable, _)| variable == name);
+        found.map(|(_, value)| value.clone()).expect("the variable is there")
+    };
+    let key = blocking(move || etcdctl(port, &["get", "--prefix", "--keys-only", "told/"])).await;
+    assert_eq!(value("ETCD_LOCK_KEY"), key.trim());
+    let token = holder.grant.token.expect("a token").0;
+    assert!(value("ETCD_LOCK_REV").parse::<u64>().expect("a revision") >= token);
+    holder.release().await;
+}

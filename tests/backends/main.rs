@@ -1,0 +1,11 @@
+//! One suite of promises over every engine, each a real server that the test starts itself, and the
+//! engines' own lock commands beside ours.
+
+mod engine;
+mod holder;
+mod process;
+mod proxy;
+mod suite;
+
+#[cfg(feature = "etcd")]
+mod etcd;
