@@ -32,7 +32,8 @@ pub(super) enum Failure {
     /// The engine won't have us.
     #[error("{0}")]
     Refused(String),
-    /// What the operation works on (session, lease) is no longer there.
+    /// What the operation works on (session, lease) is no longer there. Redis has no such thing.
+    #[cfg_attr(not(any(feature = "etcd", feature = "zookeeper")), allow(dead_code))]
     #[error("{0}")]
     Gone(String),
     /// Any other answer that isn't success.

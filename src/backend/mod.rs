@@ -13,6 +13,8 @@ mod engine;
 mod etcd;
 #[cfg(any(feature = "zookeeper", feature = "etcd", feature = "redis"))]
 mod held;
+#[cfg(feature = "redis")]
+mod redis;
 mod server_url;
 
 use std::time::Duration;
@@ -233,8 +235,12 @@ impl std::fmt::Display for Busy {
 /// Connects to the engine that `server` names.
 pub async fn connect(server: &ServerUrl, options: &ConnectOptions) -> Result<Box<dyn Backend>, ConnectError> {
     match server {
+        #[cfg(feature = "zookeeper")]
+        ServerUrl::ZooKeeper { hosts } => zookeeper::connect(hosts, options).await,
         #[cfg(feature = "etcd")]
         ServerUrl::Etcd { hosts } => etcd::connect(hosts, options).await,
+        #[cfg(feature = "redis")]
+        ServerUrl::Redis { url } => redis::connect(url, options).await,
         #[allow(unreachable_patterns)]
         other => Err(ConnectError::Unsupported(format!("this build can't connect to {other}"))),
     }
@@ -247,8 +253,12 @@ pub async fn execute_will(will: &Will) -> Result<(), ReleaseError> {
         cause: wrong.to_string(),
     })?;
     match &server {
+        #[cfg(feature = "zookeeper")]
+        ServerUrl::ZooKeeper { hosts } => zookeeper::execute_will(hosts, &will.handle).await,
         #[cfg(feature = "etcd")]
         ServerUrl::Etcd { hosts } => etcd::execute_will(hosts, &will.handle).await,
+        #[cfg(feature = "redis")]
+        ServerUrl::Redis { url } => redis::execute_will(url, &will.handle).await,
         #[allow(unreachable_patterns)]
         other => Err(ReleaseError { server: other.to_string(), cause: "not in this build".into() }),
     }

@@ -9,3 +9,5 @@ mod suite;
 
 #[cfg(feature = "etcd")]
 mod etcd;
+#[cfg(feature = "redis")]
+mod redis;

@@ -66,7 +66,7 @@ async fn refused(backend: &mut dyn Backend, wanted: &Wanted) -> AcquireError {
     error
 }
 
-async fn busy(url: &str, wanted: &Wanted) -> backend::Busy {
+pub(crate) async fn busy(url: &str, wanted: &Wanted) -> backend::Busy {
     match refused(&mut *client(url).await, wanted).await {
         AcquireError::Busy(busy) => busy,
         other => panic!("{other}"),
@@ -85,7 +85,7 @@ fn wait_in_line(url: &str, wanted: Wanted) -> JoinHandle<Holder> {
 }
 
 /// Returns when holders and waiters are `many`.
-async fn until_queued(url: &str, name: &str, many: u64) {
+pub(crate) async fn until_queued(url: &str, name: &str, many: u64) {
     let probe = Wanted { queue_max: Some(many), ..at_once(name) };
     soon("the queue grows", async {
         while busy(url, &probe).await.ended_by != WaitEnd::QueueMax(many) {
