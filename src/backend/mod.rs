@@ -16,6 +16,8 @@ mod held;
 #[cfg(feature = "redis")]
 mod redis;
 mod server_url;
+#[cfg(feature = "zookeeper")]
+mod zookeeper;
 
 use std::time::Duration;
 

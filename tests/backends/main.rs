@@ -11,3 +11,5 @@ mod suite;
 mod etcd;
 #[cfg(feature = "redis")]
 mod redis;
+#[cfg(feature = "zookeeper")]
+mod zookeeper;
