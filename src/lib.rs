@@ -3,6 +3,7 @@
 pub mod backend;
 pub mod boot_time;
 pub mod client;
+pub mod lease;
 pub mod lock;
 pub mod protocol;
 pub mod server;
