@@ -2,6 +2,7 @@
 
 pub mod backend;
 pub mod boot_time;
+pub mod boot_timer;
 pub mod client;
 pub mod lease;
 pub mod lock;
