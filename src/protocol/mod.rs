@@ -1,6 +1,7 @@
 //! One JSON line <-> one value, and the bounds of what a line may hold. The wire format is written
 //! down in `docs/protocol.md`. Knows nothing of sockets, connections or who holds what.
 
+mod json;
 mod reply;
 mod request;
 
