@@ -3,9 +3,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
-use crate::lock::{Limit, SessionId};
+use crate::lock::{Limit, SessionId, Who};
 
 use super::json::{push_field, push_integer, push_seconds, push_string};
 
@@ -64,23 +62,6 @@ pub struct LockRequest<'a> {
     pub queue_max: Option<u64>,
     /// How many may hold it; asking so opts in to tokens and slots in the reply.
     pub limit: Option<Limit>,
-}
-
-/// How a session describes itself to others.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Who {
-    /// Host name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub host: Option<String>,
-    /// Process id of the wrapper.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pid: Option<u32>,
-    /// User name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub user: Option<String>,
-    /// The command line that runs under the lock.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub run: Option<String>,
 }
 
 impl Request<'_> {
