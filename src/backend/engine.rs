@@ -5,6 +5,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use crate::boot_time::BootTime;
+#[cfg(any(feature = "etcd", feature = "redis"))]
 use crate::protocol::Who;
 
 use super::{AcquireError, Busy, ConnectError, ConnectOptions, Wait, WaitEnd};
@@ -217,7 +218,8 @@ pub(super) fn check_name(name: &str, forbidden: &[char]) -> Result<(), AcquireEr
     Err(ConnectError::Unsupported(format!("this engine can't have a lock named {shown:?}: {wrong}")).into())
 }
 
-/// Our own description, for people: what others see as the holder.
+/// Our own description, for people: what others see as the holder. ZooKeeper's is kazoo's.
+#[cfg(any(feature = "etcd", feature = "redis"))]
 pub(super) fn describe(who: &Who) -> String {
     let host = who.host.as_deref().unwrap_or("unknown host");
     let pid = who.pid.map(|pid| format!(" pid {pid}")).unwrap_or_default();

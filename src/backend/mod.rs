@@ -13,18 +13,23 @@ mod engine;
 mod etcd;
 #[cfg(any(feature = "zookeeper", feature = "etcd", feature = "redis"))]
 mod held;
+mod link;
+mod local;
+mod officer;
 #[cfg(feature = "redis")]
 mod redis;
 mod server_url;
 #[cfg(feature = "zookeeper")]
 mod zookeeper;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::boot_time::BootTime;
+use crate::client::Connect;
 use crate::lock::{Limit, Slot, Token};
 use crate::protocol::Who;
 
@@ -234,38 +239,6 @@ impl std::fmt::Display for Busy {
     }
 }
 
-/// Connects to the engine that `server` names.
-pub async fn connect(server: &ServerUrl, options: &ConnectOptions) -> Result<Box<dyn Backend>, ConnectError> {
-    match server {
-        #[cfg(feature = "zookeeper")]
-        ServerUrl::ZooKeeper { hosts } => zookeeper::connect(hosts, options).await,
-        #[cfg(feature = "etcd")]
-        ServerUrl::Etcd { hosts } => etcd::connect(hosts, options).await,
-        #[cfg(feature = "redis")]
-        ServerUrl::Redis { url } => redis::connect(url, options).await,
-        #[allow(unreachable_patterns)]
-        other => Err(ConnectError::Unsupported(format!("this build can't connect to {other}"))),
-    }
-}
-
-/// Gives back what a dead process held. Bounded in time.
-pub async fn execute_will(will: &Will) -> Result<(), ReleaseError> {
-    let server: ServerUrl = will.server.parse().map_err(|wrong: ServerUrlError| ReleaseError {
-        server: "the server of a will".into(),
-        cause: wrong.to_string(),
-    })?;
-    match &server {
-        #[cfg(feature = "zookeeper")]
-        ServerUrl::ZooKeeper { hosts } => zookeeper::execute_will(hosts, &will.handle).await,
-        #[cfg(feature = "etcd")]
-        ServerUrl::Etcd { hosts } => etcd::execute_will(hosts, &will.handle).await,
-        #[cfg(feature = "redis")]
-        ServerUrl::Redis { url } => redis::execute_will(url, &will.handle).await,
-        #[allow(unreachable_patterns)]
-        other => Err(ReleaseError { server: other.to_string(), cause: "not in this build".into() }),
-    }
-}
-
 /// A connection to an engine that can stand in line for one lock.
 #[async_trait]
 pub trait Backend: Send {
@@ -315,4 +288,39 @@ pub struct ReleaseError {
     pub server: String,
     /// Why.
     pub cause: String,
+}
+
+/// Connects to whichever engine `server` names.
+pub async fn connect(server: &ServerUrl, options: &ConnectOptions) -> Result<Box<dyn Backend>, ConnectError> {
+    match server {
+        ServerUrl::Officer(endpoint) => officer::connect(Arc::new(endpoint.clone()), options).await,
+        ServerUrl::Local => officer::connect(Arc::new(local::Local), options).await,
+        #[cfg(feature = "zookeeper")]
+        ServerUrl::ZooKeeper { hosts } => zookeeper::connect(hosts, options).await,
+        #[cfg(feature = "etcd")]
+        ServerUrl::Etcd { hosts } => etcd::connect(hosts, options).await,
+        #[cfg(feature = "redis")]
+        ServerUrl::Redis { url } => redis::connect(url, options).await,
+        #[cfg(not(all(feature = "zookeeper", feature = "etcd", feature = "redis")))]
+        other => Err(ConnectError::Unsupported(format!("{other}: this build has no such engine"))),
+    }
+}
+
+/// Does what a process that is gone left to be done: ends its session, so that its lock passes on.
+pub async fn execute_will(will: &Will) -> Result<(), ReleaseError> {
+    let failed = |cause: String| ReleaseError { server: "the will's server".into(), cause };
+    let server: ServerUrl = will.server.parse().map_err(|error: ServerUrlError| failed(error.to_string()))?;
+    let connector: Arc<dyn Connect> = match &server {
+        ServerUrl::Officer(endpoint) => Arc::new(endpoint.clone()),
+        ServerUrl::Local => Arc::new(local::Local),
+        #[cfg(feature = "zookeeper")]
+        ServerUrl::ZooKeeper { hosts } => return zookeeper::execute_will(hosts, &will.handle).await,
+        #[cfg(feature = "etcd")]
+        ServerUrl::Etcd { hosts } => return etcd::execute_will(hosts, &will.handle).await,
+        #[cfg(feature = "redis")]
+        ServerUrl::Redis { url } => return redis::execute_will(url, &will.handle).await,
+        #[cfg(not(all(feature = "zookeeper", feature = "etcd", feature = "redis")))]
+        other => return Err(failed(format!("{other}: this build has no such engine"))),
+    };
+    officer::execute_will(connector, &will.handle).await
 }
