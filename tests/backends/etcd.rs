@@ -8,10 +8,11 @@ use nix::sys::signal::Signal;
 use officer::backend::{AcquireError, ConnectError, Loss};
 use tempfile::TempDir;
 
-use crate::engine::{Engine, LONG_TTL, at_once, client, connect, options};
+use crate::engine::{Engine, LONG_TTL, at_once, client, connect, one_of, options, wanted};
 use crate::holder::Holder;
-use crate::process::{Process, blocking, free_port, logged, run, until};
-use crate::suite::suite;
+use crate::peer::Peer;
+use crate::process::{Process, blocking, free_port, logged, run, soon, until};
+use crate::suite::{busy, refused, suite};
 
 pub(crate) struct Etcd {
     folder: TempDir,
@@ -159,4 +160,70 @@ async fn the_command_is_told_what_etcdctl_tells() {
     let token = holder.grant.token.expect("a token").0;
     assert!(value("ETCD_LOCK_REV").parse::<u64>().expect("a revision") >= token);
     holder.release().await;
+}
+
+/// etcd's own lock; says its key when it has it.
+fn etcdctl_lock(name: &str) -> Peer {
+    Peer::start(etcdctl_command(Etcd::shared().port(), &["lock", name]), "etcd-client")
+}
+
+/// Returns when `many` keys stand under a lock's name.
+async fn until_contended(name: &str, many: usize) {
+    let (port, prefix) = (Etcd::shared().port(), format!("{name}/"));
+    blocking(move || {
+        until("etcdctl stands in line", || {
+            let keys = etcdctl(port, &["get", "--prefix", "--keys-only", &prefix]);
+            keys.lines().filter(|line| !line.is_empty()).count() == many
+        });
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn etcdctl_lock_and_ours_exclude_each_other() {
+    let url = Etcd::shared().url();
+    let mut theirs = etcdctl_lock("ctl");
+    theirs.says("ctl/").await;
+    assert_eq!(busy(&url, &at_once("ctl")).await.holders.len(), 1);
+    match refused(&mut *client(&url).await, &one_of(2, "ctl")).await {
+        AcquireError::LimitMismatch { in_use, .. } => assert_eq!(in_use, "1"),
+        other => panic!("{other:?}"),
+    }
+    theirs.terminate();
+    theirs.ends().await;
+    let mut client = client(&url).await;
+    let ours =
+        soon("ours follows", client.acquire(&wanted("ctl"))).await.unwrap_or_else(|cause| panic!("{cause}"));
+    let ours = Holder::of(ours);
+    let mut theirs = etcdctl_lock("ctl");
+    until_contended("ctl", 2).await;
+    assert!(theirs.is_silent());
+    ours.release().await;
+    theirs.says("ctl/").await;
+    theirs.terminate();
+    theirs.ends().await;
+}
+
+#[tokio::test]
+async fn etcdctl_and_ours_stand_in_one_line() {
+    let url = Etcd::shared().url();
+    let first = hold(&url, "ctl-line").await;
+    let mut second = etcdctl_lock("ctl-line");
+    until_contended("ctl-line", 2).await;
+    let mut third = client(&url).await;
+    let third_wants = wanted("ctl-line");
+    let mut standing = third.acquire(&third_wants);
+    tokio::select! {
+        _ = &mut standing => panic!("granted"),
+        () = until_contended("ctl-line", 3) => {}
+    }
+    let released = tokio::spawn(first.release());
+    tokio::select! {
+        _ = &mut standing => panic!("granted out of turn"),
+        _ = second.says("ctl-line/") => {}
+    }
+    released.await.expect("no panic");
+    second.terminate();
+    let ours = soon("ours follows", standing).await.unwrap_or_else(|cause| panic!("{cause}"));
+    Holder::of(ours).release().await;
 }

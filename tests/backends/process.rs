@@ -48,6 +48,10 @@ impl Process {
         Pid::from_raw(i32::try_from(self.child.id()).expect("a pid"))
     }
 
+    pub(crate) fn child(&mut self) -> &mut Child {
+        &mut self.child
+    }
+
     /// Kills it and waits until it is gone.
     pub(crate) fn kill(&mut self) {
         let _ = self.child.kill();

@@ -5,14 +5,15 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use officer::backend::{ConnectError, Loss, WaitEnd};
+use officer::backend::{AcquireError, ConnectError, Loss, WaitEnd};
 use officer::lock::Slot;
 use tempfile::TempDir;
 
 use crate::engine::{Engine, LONG_TTL, at_once, client, client_with, connect, one_of, options, wanted};
 use crate::holder::Holder;
+use crate::peer::Peer;
 use crate::process::{DEADLINE, Process, blocking, free_port, logged, run, soon, until};
-use crate::suite::{busy, suite};
+use crate::suite::{busy, refused, suite, until_queued};
 
 pub(crate) struct Redis {
     folder: TempDir,
@@ -144,7 +145,7 @@ async fn a_dead_waiter_is_skipped_when_its_place_expires() {
         let mut standing = dying.acquire(&wants);
         tokio::select! {
             _ = &mut standing => panic!("granted"),
-            () = crate::suite::until_queued(&url, "dead-waiter", 2) => {}
+            () = until_queued(&url, "dead-waiter", 2) => {}
         }
     }
     std::mem::forget(dying);
@@ -152,7 +153,7 @@ async fn a_dead_waiter_is_skipped_when_its_place_expires() {
     let mut standing = next.acquire(&wants);
     tokio::select! {
         _ = &mut standing => panic!("granted"),
-        () = crate::suite::until_queued(&url, "dead-waiter", 3) => {}
+        () = until_queued(&url, "dead-waiter", 3) => {}
     }
     holder.release().await;
     let guard = soon("the next is served", standing).await.unwrap_or_else(|cause| panic!("{cause}"));
@@ -218,4 +219,40 @@ async fn bookkeeping_goes_when_nobody_uses_the_lock() {
         });
     })
     .await;
+}
+
+fn redis_py(name: &str, waits: &str) -> Peer {
+    Peer::python("redis_peer.py", &[&Redis::shared().port().to_string(), name, waits])
+}
+
+#[tokio::test]
+async fn redis_py_lock_and_ours_exclude_each_other() {
+    let url = Redis::shared().url();
+    let mut theirs = redis_py("py-lock", "now");
+    theirs.says("asking").await;
+    theirs.says("acquired").await;
+    assert_eq!(busy(&url, &at_once("py-lock")).await.holders.len(), 1);
+    match refused(&mut *client(&url).await, &one_of(2, "py-lock")).await {
+        AcquireError::LimitMismatch { in_use, .. } => assert_eq!(in_use, "1"),
+        other => panic!("{other:?}"),
+    }
+    // It doesn't tell when it releases; ours finds out by looking.
+    let mut waiting = client(&url).await;
+    let waits = wanted("py-lock");
+    let mut standing = waiting.acquire(&waits);
+    tokio::select! {
+        _ = &mut standing => panic!("granted"),
+        () = until_queued(&url, "py-lock", 2) => {}
+    }
+    theirs.let_go();
+    let ours = soon("ours follows", standing).await.unwrap_or_else(|cause| panic!("{cause}"));
+    let ours = Holder::of(ours);
+    let mut theirs = redis_py("py-lock", "now");
+    theirs.says("asking").await;
+    theirs.says("busy").await;
+    let mut theirs = redis_py("py-lock", "wait");
+    theirs.says("asking").await;
+    ours.release().await;
+    theirs.says("acquired").await;
+    theirs.ends().await;
 }

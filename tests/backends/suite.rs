@@ -57,7 +57,7 @@ async fn acquire(backend: &mut dyn Backend, wanted: &Wanted) -> Box<dyn Guard> {
     soon("the lock is granted", backend.acquire(wanted)).await.unwrap_or_else(|cause| panic!("{cause}"))
 }
 
-async fn refused(backend: &mut dyn Backend, wanted: &Wanted) -> AcquireError {
+pub(crate) async fn refused(backend: &mut dyn Backend, wanted: &Wanted) -> AcquireError {
     let error = match soon("an answer", backend.acquire(wanted)).await {
         Ok(_) => panic!("{} was granted", wanted.name),
         Err(error) => error,

@@ -13,8 +13,9 @@ use tempfile::TempDir;
 
 use crate::engine::{Engine, at_once, client, client_with, one_of, wanted};
 use crate::holder::Holder;
+use crate::peer::Peer;
 use crate::process::{Process, blocking, free_port, logged, run, soon, until};
-use crate::suite::{suite, until_queued};
+use crate::suite::{busy, refused, suite, until_queued};
 
 /// Where Debian's package has it.
 const JAR: &str = "/usr/share/java/zookeeper.jar";
@@ -174,16 +175,111 @@ async fn the_mix_of_both_kinds_is_seen_where_the_data_says_nothing() {
     // It leaves a node without data.
     hold(&url, &at_once("mixed")).await.release().await;
     let semaphore = hold(&url, &one_of(2, "mixed")).await;
-    match client(&url).await.acquire(&at_once("mixed")).await.map(drop) {
-        Err(AcquireError::LimitMismatch { .. }) => {}
+    match refused(&mut *client(&url).await, &at_once("mixed")).await {
+        AcquireError::LimitMismatch { .. } => {}
         other => panic!("{other:?}"),
     }
     semaphore.release().await;
     let mutex = hold(&url, &at_once("mixed")).await;
-    match client(&url).await.acquire(&one_of(2, "mixed")).await.map(drop) {
-        Err(AcquireError::LimitMismatch { in_use, .. }) => assert_eq!(in_use, "1"),
+    match refused(&mut *client(&url).await, &one_of(2, "mixed")).await {
+        AcquireError::LimitMismatch { in_use, .. } => assert_eq!(in_use, "1"),
         other => panic!("{other:?}"),
     }
     until_queued(&url, "mixed", 1).await;
     mutex.release().await;
+}
+
+fn kazoo(path: &str, limit: u32, waits: &str) -> Peer {
+    let server = format!("127.0.0.1:{}", ZooKeeper::shared().port());
+    Peer::python("kazoo_peer.py", &[&server, &format!("/lockex/{path}"), &limit.to_string(), waits])
+}
+
+/// Returns when kazoo's waiter stands in line: `many` contenders are there.
+async fn until_contended(node: &str, many: usize) {
+    let (port, node) = (ZooKeeper::shared().port(), format!("/lockex/{node}"));
+    blocking(move || {
+        until("kazoo stands in line", || zk_cli(port, &["ls", &node]).matches("__lock__0").count() == many);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn kazoo_lock_and_ours_exclude_each_other() {
+    let url = ZooKeeper::shared().url();
+    let mut theirs = kazoo("kazoo-lock", 1, "now");
+    theirs.says("asking").await;
+    theirs.says("acquired").await;
+    let busy = busy(&url, &at_once("kazoo-lock")).await;
+    assert_eq!(busy.holders.len(), 1, "{busy}");
+    theirs.let_go();
+    theirs.says("released").await;
+    let ours = hold(&url, &at_once("kazoo-lock")).await;
+    let mut theirs = kazoo("kazoo-lock", 1, "now");
+    theirs.says("asking").await;
+    theirs.says("busy").await;
+    ours.release().await;
+}
+
+#[tokio::test]
+async fn kazoo_and_ours_stand_in_one_line() {
+    let url = ZooKeeper::shared().url();
+    let first = hold(&url, &at_once("kazoo-line")).await;
+    let mut second = kazoo("kazoo-line", 1, "wait");
+    second.says("asking").await;
+    until_contended("kazoo-line", 2).await;
+    let third = tokio::spawn(async move { hold(&url, &wanted("kazoo-line")).await });
+    until_contended("kazoo-line", 3).await;
+    first.release().await;
+    // kazoo shows who contends: itself first, then ours by host and pid.
+    let line = second.says("acquired").await;
+    assert!(line.ends_with(" test-host:4711"), "{line}");
+    assert!(!third.is_finished());
+    second.let_go();
+    soon("ours follows kazoo", third).await.expect("no panic").release().await;
+}
+
+#[tokio::test]
+async fn kazoo_semaphore_and_ours_share_its_places() {
+    let url = ZooKeeper::shared().url();
+    let ours = hold(&url, &one_of(2, "kazoo-places")).await;
+    let mut theirs = kazoo("kazoo-places", 2, "now");
+    theirs.says("asking").await;
+    let holders = theirs.says("acquired").await;
+    assert!(holders.contains("test-host:4711"), "{holders}");
+    assert_eq!(busy(&url, &one_of(2, "kazoo-places")).await.holders.len(), 2);
+    let mut third = kazoo("kazoo-places", 2, "now");
+    third.says("asking").await;
+    third.says("busy").await;
+    // Ours gives its place to a kazoo that waits, and kazoo its own to ours.
+    let mut waiting = kazoo("kazoo-places", 2, "wait");
+    waiting.says("asking").await;
+    until_contended("kazoo-places-__lock__", 1).await;
+    assert!(waiting.is_silent());
+    ours.release().await;
+    waiting.says("acquired").await;
+    let waits = Wanted { wait: wanted("").wait, ..one_of(2, "kazoo-places") };
+    let next = tokio::spawn(async move { hold(&url, &waits).await });
+    until_contended("kazoo-places-__lock__", 1).await;
+    theirs.let_go();
+    soon("ours follows kazoo", next).await.expect("no panic").release().await;
+    waiting.let_go();
+    waiting.says("released").await;
+}
+
+#[tokio::test]
+async fn kazoo_and_ours_refuse_each_others_other_limit() {
+    let url = ZooKeeper::shared().url();
+    let ours = hold(&url, &one_of(2, "kazoo-limit")).await;
+    let mut theirs = kazoo("kazoo-limit", 3, "now");
+    theirs.says("asking").await;
+    theirs.says("refused").await;
+    ours.release().await;
+    let mut theirs = kazoo("kazoo-limit-2", 3, "now");
+    theirs.says("asking").await;
+    theirs.says("acquired").await;
+    match refused(&mut *client(&url).await, &one_of(2, "kazoo-limit-2")).await {
+        AcquireError::LimitMismatch { in_use, .. } => assert_eq!(in_use, "3"),
+        other => panic!("{other:?}"),
+    }
+    theirs.ends().await;
 }
