@@ -4,6 +4,8 @@ pub mod backend;
 pub mod boot_time;
 pub mod boot_timer;
 pub mod client;
+pub mod lease;
+pub mod local;
 pub mod lock;
 pub mod protocol;
 pub mod server;

@@ -1,6 +1,16 @@
 //! The words of locking as types, and the lock table. PURE: std and `BootTime` values only, no
 //! sockets, no clock, no randomness, so one simulator can run thousands of schedules a second.
 
+mod claim;
+mod sessions;
+mod slots;
+mod table;
 mod types;
+mod view;
 
-pub use types::{Limit, SessionId, Slot, Token};
+pub use sessions::{Session, SessionKey, Sessions};
+pub use table::{
+    Ask, Effect, Grant, Outcome, OwnerId, Party, RestoreError, Restored, Table, TableBounds, Unlocked,
+};
+pub use types::{Limit, SessionId, Slot, Token, Who};
+pub use view::{ClaimState, ClaimView, LockView};

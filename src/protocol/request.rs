@@ -1,11 +1,11 @@
-//! What a client can ask.
+//! What a client can ask, and how the client writes it. Reading is in `parse.rs`.
 
 use std::borrow::Cow;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use crate::lock::{Limit, SessionId, Who};
 
-use crate::lock::{Limit, SessionId};
+use super::json::{push_field, push_integer, push_seconds, push_string};
 
 /// One request, borrowing from the line it was read from where it can.
 #[derive(Clone, Debug, PartialEq)]
@@ -64,19 +64,121 @@ pub struct LockRequest<'a> {
     pub limit: Option<Limit>,
 }
 
-/// How a session describes itself to others.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Who {
-    /// Host name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub host: Option<String>,
-    /// Process id of the wrapper.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pid: Option<u32>,
-    /// User name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub user: Option<String>,
-    /// The command line that runs under the lock.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub run: Option<String>,
+impl Request<'_> {
+    /// Appends the request as one line, its end included.
+    pub fn write_line(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"{\"command\":");
+        push_string(out, self.command());
+        match self {
+            Self::Lock(lock) => lock.write_fields(out),
+            Self::Unlock { name } => {
+                push_field(out, "name");
+                push_string(out, name);
+            }
+            Self::Reset | Self::Locks | Self::Connections | Self::MyLocks | Self::KeepAlive => {}
+            Self::Open { ttl, who } => {
+                push_field(out, "ttl");
+                push_seconds(out, *ttl);
+                push_field(out, "who");
+                serde_json::to_writer(&mut *out, who).expect("a Vec takes every write");
+            }
+            Self::Resume { session } => write_session(out, *session),
+            Self::Renew { seq } => {
+                push_field(out, "seq");
+                push_integer(out, *seq);
+            }
+            Self::Close { session } => {
+                if let Some(session) = session {
+                    write_session(out, *session);
+                }
+            }
+        }
+        out.extend_from_slice(b"}\n");
+    }
+
+    /// The request's line as text, its end included.
+    pub fn to_line(&self) -> String {
+        let mut line = Vec::new();
+        self.write_line(&mut line);
+        String::from_utf8(line).expect("JSON of texts is text")
+    }
+
+    fn command(&self) -> &'static str {
+        match self {
+            Self::Lock(_) => "lock",
+            Self::Unlock { .. } => "unlock",
+            Self::Reset => "reset",
+            Self::Locks => "locks",
+            Self::Connections => "connections",
+            Self::MyLocks => "my_locks",
+            Self::KeepAlive => "keep_alive",
+            Self::Open { .. } => "open",
+            Self::Resume { .. } => "resume",
+            Self::Renew { .. } => "renew",
+            Self::Close { .. } => "close",
+        }
+    }
+}
+
+impl LockRequest<'_> {
+    fn write_fields(&self, out: &mut Vec<u8>) {
+        push_field(out, "name");
+        push_string(out, &self.name);
+        if let Some(timeout) = self.timeout {
+            push_field(out, "timeout");
+            push_seconds(out, timeout);
+        }
+        if let Some(queue_max) = self.queue_max {
+            push_field(out, "queue_max");
+            push_integer(out, queue_max);
+        }
+        if let Some(limit) = self.limit {
+            push_field(out, "limit");
+            push_integer(out, u64::from(limit.get()));
+        }
+    }
+}
+
+fn write_session(out: &mut Vec<u8>, session: SessionId) {
+    push_field(out, "session");
+    push_string(out, &session.to_hex());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lock_is_written_with_the_fields_it_has() {
+        let mut lock =
+            LockRequest { name: "a\"b\u{e4}\n".into(), timeout: None, queue_max: None, limit: None };
+        assert_eq!(
+            Request::Lock(lock.clone()).to_line(),
+            "{\"command\":\"lock\",\"name\":\"a\\\"b\u{e4}\\n\"}\n"
+        );
+        lock.name = "a".into();
+        lock.timeout = Some(Duration::from_millis(1500));
+        lock.queue_max = Some(3);
+        lock.limit = Limit::new(2);
+        assert_eq!(
+            Request::Lock(lock).to_line(),
+            "{\"command\":\"lock\",\"name\":\"a\",\"timeout\":1.5,\"queue_max\":3,\"limit\":2}\n"
+        );
+    }
+
+    #[test]
+    fn sessions_are_written_as_documented() {
+        let id = SessionId::from_bytes([0xab; 16]);
+        assert_eq!(
+            Request::Open { ttl: Duration::from_secs(10), who: Who { pid: Some(7), ..Who::default() } }
+                .to_line(),
+            "{\"command\":\"open\",\"ttl\":10,\"who\":{\"pid\":7}}\n"
+        );
+        assert_eq!(
+            Request::Resume { session: id }.to_line(),
+            format!("{{\"command\":\"resume\",\"session\":\"{}\"}}\n", "ab".repeat(16))
+        );
+        assert_eq!(Request::Renew { seq: 9 }.to_line(), "{\"command\":\"renew\",\"seq\":9}\n");
+        assert_eq!(Request::Close { session: None }.to_line(), "{\"command\":\"close\"}\n");
+    }
 }
