@@ -12,8 +12,8 @@ use nix::errno::Errno;
 use nix::sys::prctl::set_child_subreaper;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{ForkResult, Pid, fork};
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::io::{Interest, Ready};
 
 use crate::boot_time::BootTime;
 use crate::boot_timer::BootTimer;
@@ -29,6 +29,9 @@ use super::{Exit, KilledBy, Leftover};
 /// How long a guardian may take to begin killing, once it has to and is able to run. Well within
 /// the margin that every lease keeps.
 const PATIENCE: Duration = Duration::from_millis(100);
+
+/// How long to wait with what the guardian had no room for. It has room but for when it was stopped.
+const SEND_AGAIN_AFTER: Duration = Duration::from_millis(20);
 
 /// The guardian, as the wrapper has it. Dropped while the tree lives, it does what it does when the
 /// wrapper dies: ends the tree and carries out the last will.
@@ -296,7 +299,10 @@ impl Guardian {
             let timer = BootTimer::new()?;
             if let Link::Plain(channel) = std::mem::replace(&mut self.link, Link::Cut) {
                 // SAFETY: the channel owns its descriptor and names the same one until it is dropped.
-                self.link = Link::Watched(unsafe { AsyncFd::register(channel) }?, timer);
+                self.link = Link::Watched(
+                    unsafe { AsyncFd::register_with_interest(channel, Interest::READABLE) }?,
+                    timer,
+                );
             }
         }
         match &self.link {
@@ -344,14 +350,12 @@ impl Guardian {
     /// The next report, or the guardian's end. Cancel safe.
     async fn hear(&mut self) -> Heard {
         loop {
-            let all_sent = self.send_unsent();
-            let wake_at = self.check_guardian();
+            let send_again_at = (!self.send_unsent()).then(|| BootTime::now() + SEND_AGAIN_AFTER);
+            let wake_at = [self.check_guardian(), send_again_at].into_iter().flatten().min();
             let Link::Watched(channel, timer) = &mut self.link else { return Heard::Gone };
-            let interest =
-                if all_sent { Interest::READABLE } else { Interest::READABLE | Interest::WRITABLE };
             let ready = tokio::select! {
                 biased;
-                ready = channel.ready(interest) => ready,
+                ready = channel.readable() => ready,
                 woken = timer.sleep_until(wake_at) => match woken {
                     Ok(()) => continue,
                     Err(error) => Err(error),
@@ -366,7 +370,7 @@ impl Guardian {
                     }
                     return Heard::Report(report);
                 }
-                Ok(Received::Nothing) => ready.clear_ready_matching(Ready::READABLE | Ready::WRITABLE),
+                Ok(Received::Nothing) => ready.clear_ready(),
                 Ok(Received::Closed) | Err(_) => return Heard::Gone,
             }
         }
