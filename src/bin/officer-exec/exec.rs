@@ -204,7 +204,8 @@ fn environment(plan: &Plan, grant: &Grant) -> Vec<(OsString, OsString)> {
     ];
     variables.extend(grant.token.map(|token| ("OFFICER_TOKEN", token.to_string())));
     variables.extend(grant.slot.map(|slot| ("OFFICER_SLOT", slot.to_string())));
-    variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect()
+    let of_engine = grant.env.iter().map(|(name, value)| (name.into(), value.into()));
+    variables.into_iter().map(|(name, value)| (name.into(), value.into())).chain(of_engine).collect()
 }
 
 fn not_started(plan: &Plan, error: &StartError) -> ExitStatus {
