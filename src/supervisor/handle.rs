@@ -12,6 +12,7 @@ use nix::unistd::{ForkResult, Pid, fork};
 
 use crate::boot_time::BootTime;
 
+use super::command;
 use super::error::{StartError, SupervisorError};
 use super::event::Event;
 use super::guardian;
@@ -93,12 +94,17 @@ impl Guardian {
                 self.command = Some(pid);
                 Ok(pid)
             }
-            Heard::Report(Report::NotStarted { errno }) => {
+            Heard::Report(Report::NotStarted { stage, errno }) => {
                 self.over();
-                match Errno::from_raw(errno) {
-                    Errno::ENOENT => Err(StartError::NotFound { program }),
-                    errno => Err(StartError::CannotRun { program, source: errno.into() }),
-                }
+                Err(match (stage, Errno::from_raw(errno)) {
+                    (command::Stage::Execute, Errno::ENOENT) => StartError::NotFound { program },
+                    (command::Stage::Execute, errno) => {
+                        StartError::CannotRun { program, source: errno.into() }
+                    }
+                    (command::Stage::Isolate, errno) => {
+                        StartError::CannotIsolate { program, source: errno.into() }
+                    }
+                })
             }
             Heard::Report(report) => unreachable!("before the command was started: {report:?}"),
             Heard::Gone => {

@@ -31,6 +31,8 @@ pub(super) struct Tree {
     root: Pid,
     /// Children that aren't ours to end, and what is below them.
     spared: HashSet<Pid>,
+    /// A child that is no part of the command, though it is of the tree.
+    our_own: Option<Pid>,
     /// Direct children that were sent SIGKILL; their ids can't be used anew before we reap them.
     killed: HashSet<Pid>,
     /// Found standing still when the tree was frozen: they stay so when it is thawed.
@@ -52,11 +54,17 @@ impl Tree {
         Self {
             root: Pid::this(),
             spared: spared.into_iter().collect(),
+            our_own: None,
             killed: HashSet::new(),
             stood_still: HashSet::new(),
             retry_after: FIRST_RETRY,
             retry_at: None,
         }
+    }
+
+    /// This child is ours, not the command's: it isn't named among what the command left.
+    pub(super) fn set_our_own(&mut self, child: Pid) {
+        self.our_own = Some(child);
     }
 
     /// Takes in all children that have ended, and says whether others are left.
@@ -76,10 +84,11 @@ impl Tree {
         (reaped, if ours().next().is_some() { Remains::Some } else { Remains::None })
     }
 
-    /// The living, by name; at most as many as anybody wants to read.
+    /// The living, by name; at most as many as anybody wants to read. Our own first process of a
+    /// namespace is not among them.
     pub(super) fn named(&self) -> Vec<Leftover> {
         let mut names = Vec::new();
-        for process in self.processes() {
+        for process in self.processes().into_iter().filter(|it| Some(it.pid) != self.our_own) {
             match Stat::of(process.pid) {
                 Some(stat) if !stat.is_dead() => {
                     names.push(Leftover { pid: process.pid.as_raw(), name: stat.name })
@@ -203,7 +212,8 @@ impl Tree {
             .collect()
     }
 
-    fn send(&self, process: Process, signal: Signal) -> nix::Result<()> {
+    /// Sends a signal to one process of the tree.
+    pub(super) fn send(&self, process: Process, signal: Signal) -> nix::Result<()> {
         // Our own child keeps its id until we reap it, so it can't be anybody else.
         if process.parent == self.root {
             return kill(process.pid, signal);
@@ -242,11 +252,15 @@ fn wait_for(pid: libc::pid_t) -> nix::Result<Option<Reaped>> {
     if pid == 0 {
         return Ok(None);
     }
-    let exit = match libc::WIFEXITED(status) {
+    Ok(Some(Reaped { pid: Pid::from_raw(pid), exit: exit_of(status) }))
+}
+
+/// What `wait` says of a process that has ended.
+pub(super) fn exit_of(status: i32) -> Exit {
+    match libc::WIFEXITED(status) {
         true => Exit::Code(libc::WEXITSTATUS(status)),
         false => Exit::Signal(libc::WTERMSIG(status)),
-    };
-    Ok(Some(Reaped { pid: Pid::from_raw(pid), exit }))
+    }
 }
 
 fn pidfd_open(pid: Pid) -> nix::Result<OwnedFd> {

@@ -44,6 +44,7 @@ impl Setting {
             stop_signal: Signal::SIGTERM as i32,
             grace: PATIENCE,
             leftovers: Leftovers::Kill,
+            isolate: false,
             deadline: None,
             will: None,
             keep_open: None,
