@@ -7,14 +7,19 @@
 //! reports when an *answered* renewal had been *sent*, and the engine's own idea of "expired" only
 //! ever shortens the lease.
 
+mod link;
+mod local;
+mod officer;
 mod server_url;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::boot_time::BootTime;
+use crate::client::Connect;
 use crate::lock::{Limit, Slot, Token};
 use crate::protocol::Who;
 
@@ -271,4 +276,29 @@ pub struct ReleaseError {
     pub server: String,
     /// Why.
     pub cause: String,
+}
+
+/// Connects to whichever engine `server` names.
+pub async fn connect(server: &ServerUrl, options: &ConnectOptions) -> Result<Box<dyn Backend>, ConnectError> {
+    match server {
+        ServerUrl::Officer(endpoint) => officer::connect(Arc::new(endpoint.clone()), options).await,
+        ServerUrl::Local => officer::connect(Arc::new(local::Local), options).await,
+        ServerUrl::ZooKeeper { .. } | ServerUrl::Etcd { .. } | ServerUrl::Redis { .. } => {
+            Err(ConnectError::Unsupported(format!("{server}: this build has no such engine")))
+        }
+    }
+}
+
+/// Does what a process that is gone left to be done: ends its session, so that its lock passes on.
+pub async fn execute_will(will: &Will) -> Result<(), ReleaseError> {
+    let failed = |cause: String| ReleaseError { server: "the will's server".into(), cause };
+    let server: ServerUrl = will.server.parse().map_err(|error: ServerUrlError| failed(error.to_string()))?;
+    let connector: Arc<dyn Connect> = match &server {
+        ServerUrl::Officer(endpoint) => Arc::new(endpoint.clone()),
+        ServerUrl::Local => Arc::new(local::Local),
+        ServerUrl::ZooKeeper { .. } | ServerUrl::Etcd { .. } | ServerUrl::Redis { .. } => {
+            return Err(failed(format!("{server}: this build has no such engine")));
+        }
+    };
+    officer::execute_will(connector, &will.handle).await
 }

@@ -1,24 +1,15 @@
 //! Which engine and where: the value of `--server`.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::str::FromStr;
 
-use crate::protocol::DEFAULT_PORT;
+use crate::client::Endpoint;
 
 /// A parsed `--server`. `Display` leaves out secrets; [`ServerUrl::with_secrets`] doesn't.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ServerUrl {
-    /// `officer://host:port`: a lock server over TCP.
-    Officer {
-        /// `host:port`, the port filled in.
-        address: String,
-    },
-    /// `unix:/path`: a lock server on a UNIX socket.
-    Unix {
-        /// The socket file.
-        path: PathBuf,
-    },
+    /// `officer://host:port` or `unix:/path`: a lock server.
+    Officer(Endpoint),
     /// `local`: the embedded server of this user on this host.
     Local,
     /// `zk://h1:2181,h2:2181[/chroot]`.
@@ -57,11 +48,8 @@ impl FromStr for ServerUrl {
         if text == "local" {
             return Ok(Self::Local);
         }
-        if let Some(path) = text.strip_prefix("unix://").or_else(|| text.strip_prefix("unix:")) {
-            if !path.starts_with('/') {
-                return Err(wrong("the socket's path must be absolute"));
-            }
-            return Ok(Self::Unix { path: path.into() });
+        if let Some(endpoint) = Endpoint::recognise(text) {
+            return endpoint.map(Self::Officer).map_err(wrong);
         }
         let Some((scheme, rest)) = text.split_once("://") else {
             return Err(wrong("it has no scheme"));
@@ -70,29 +58,11 @@ impl FromStr for ServerUrl {
             return Err(wrong("it names no host"));
         }
         match scheme {
-            "officer" => officer_address(rest).map(|address| Self::Officer { address }).map_err(wrong),
             "zk" => Ok(Self::ZooKeeper { hosts: rest.into() }),
             "etcd" => Ok(Self::Etcd { hosts: rest.into() }),
             "redis" | "rediss" | "redis+unix" => Ok(Self::Redis { url: text.into() }),
             _ => Err(wrong("its scheme is unknown")),
         }
-    }
-}
-
-/// `host[:port]` with the port filled in; `[::1]:port` for IPv6.
-fn officer_address(rest: &str) -> Result<String, &'static str> {
-    let rest = rest.strip_suffix('/').unwrap_or(rest);
-    if rest.contains(['/', '@', '?']) {
-        return Err("behind officer:// there is only a host and a port");
-    }
-    let after_ip6 = rest.rfind(']').map_or(0, |end| end + 1);
-    match rest[after_ip6..].rsplit_once(':') {
-        Some((host, _)) if after_ip6 == 0 && host.contains(':') => Err("an IPv6 address stands in brackets"),
-        Some((_, port)) => match port.parse::<u16>() {
-            Ok(1..) if !rest.starts_with(':') => Ok(rest.into()),
-            _ => Err("the port must be 1 to 65535, behind a host"),
-        },
-        None => Ok(format!("{rest}:{DEFAULT_PORT}")),
     }
 }
 
@@ -108,8 +78,7 @@ impl ServerUrl {
     /// The whole URL, for a connection or a will, never for people.
     pub fn with_secrets(&self) -> String {
         match self {
-            Self::Officer { address } => format!("officer://{address}"),
-            Self::Unix { path } => format!("unix:{}", path.display()),
+            Self::Officer(endpoint) => endpoint.to_string(),
             Self::Local => "local".into(),
             Self::ZooKeeper { hosts } => format!("zk://{hosts}"),
             Self::Etcd { hosts } => format!("etcd://{hosts}"),
@@ -127,19 +96,6 @@ impl fmt::Display for ServerUrl {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn officer_port_is_filled_in() {
-        for (text, address) in [
-            ("officer://h", "h:11500"),
-            ("officer://h/", "h:11500"),
-            ("officer://h:1", "h:1"),
-            ("officer://[::1]", "[::1]:11500"),
-            ("officer://[::1]:7", "[::1]:7"),
-        ] {
-            assert_eq!(text.parse(), Ok(ServerUrl::Officer { address: address.into() }), "{text}");
-        }
-    }
 
     #[test]
     fn what_is_wrong_is_named() {

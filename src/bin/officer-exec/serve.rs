@@ -12,6 +12,8 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing::info;
 
+use crate::duration;
+
 /// How often `--stats` writes, as Officer did.
 const STATS_EVERY: Duration = Duration::from_secs(5);
 
@@ -51,7 +53,7 @@ pub(crate) struct ServeArgs {
     pid_dir: PathBuf,
 
     /// Close connections that have said nothing for so long [seconds, or 500ms, 2h]
-    #[arg(short = 'm', long, default_value = "60", value_parser = parse_duration, env = "OFFICER_MAX_IDLE")]
+    #[arg(short = 'm', long, default_value = "60", value_parser = duration::parse, env = "OFFICER_MAX_IDLE")]
     max_idle: Duration,
 
     /// Where sessions are kept [default: $STATE_DIRECTORY, then the user's state directory]
@@ -64,7 +66,7 @@ pub(crate) struct ServeArgs {
     ephemeral: bool,
 
     /// The longest lease that clients may ask for; after a reboot sessions wait so long
-    #[arg(long, default_value = "60", value_parser = parse_duration, env = "OFFICER_MAX_TTL")]
+    #[arg(long, default_value = "60", value_parser = duration::parse, env = "OFFICER_MAX_TTL")]
     max_ttl: Duration,
 
     /// Microseconds to look for new requests before sleeping: faster hand-overs for CPU time
@@ -177,12 +179,4 @@ fn start_log(level: tracing::Level) {
         .with_writer(std::io::stderr);
     // Whoever started us may have set up a log already.
     let _ = log.try_init();
-}
-
-/// `500ms`, `15s`, `2h`; a bare number, fractions allowed, is seconds.
-fn parse_duration(text: &str) -> Result<Duration, String> {
-    if let Ok(seconds) = text.parse::<f64>() {
-        return Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string());
-    }
-    humantime::parse_duration(text).map_err(|e| e.to_string())
 }

@@ -1,0 +1,91 @@
+//! The embedded server as an engine: the Officer server of this user on this host, started by the
+//! first wrapper that needs it. See [`crate::local`] for where it is.
+
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use nix::sys::prctl;
+use nix::unistd::geteuid;
+use tokio::net::UnixStream;
+
+use crate::client::{Connect, Stream};
+use crate::local::{EMBEDDED_VERB, socket_name, this_program};
+
+/// Another wrapper's server may win the election and then be slow: so often is it tried again.
+const STARTS: u32 = 5;
+
+/// Between starts that found someone else starting.
+const AFTER_LOST_ELECTION: Duration = Duration::from_millis(20);
+
+/// Connects to this user's embedded server, and starts it if nobody listens.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Local;
+
+#[async_trait]
+impl Connect for Local {
+    async fn connect(&self) -> io::Result<Box<dyn Stream>> {
+        for _ in 0..STARTS {
+            match connect_once().await {
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+                result => return result,
+            }
+            tokio::task::spawn_blocking(start).await.map_err(io::Error::other)??;
+            match connect_once().await {
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                    tokio::time::sleep(AFTER_LOST_ELECTION).await;
+                }
+                result => return result,
+            }
+        }
+        Err(io::Error::new(io::ErrorKind::ConnectionRefused, "the embedded server ends as soon as it starts"))
+    }
+
+    fn server(&self) -> String {
+        "local".into()
+    }
+}
+
+async fn connect_once() -> io::Result<Box<dyn Stream>> {
+    let stream = UnixStream::connect(format!("\0{}", socket_name())).await?;
+    let owner = stream.peer_cred()?.uid();
+    if owner != geteuid().as_raw() {
+        let text = format!(
+            "the socket of this user's lock server is held by uid {owner}; name a server with --server"
+        );
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
+    }
+    Ok(Box::new(stream))
+}
+
+/// Starts the embedded server; returns when it serves, or when another one won the election.
+fn start() -> io::Result<()> {
+    let started = orphaning(|| {
+        Command::new(this_program())
+            .arg0("officer-exec")
+            .arg(EMBEDDED_VERB)
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .output()
+    })?;
+    if started.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&started.stderr);
+    Err(io::Error::other(format!("cannot start the embedded server: {}", said.trim())))
+}
+
+/// Runs `start`, whose orphans become init's and not ours: a wrapper ends the tree of which it is the
+/// reaper, and the server doesn't belong to that.
+fn orphaning<T>(start: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let was_reaper = prctl::get_child_subreaper()?;
+    prctl::set_child_subreaper(false)?;
+    let result = start();
+    prctl::set_child_subreaper(was_reaper)?;
+    result
+}

@@ -1,0 +1,392 @@
+//! The Officer server as an engine: a session with a lease, or, with a ttl of zero, a lock that lives
+//! and dies with its connection (which is all that an original Officer server can do).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::boot_time::BootTime;
+use crate::boot_timer::{BootTimer, sleep_until};
+use crate::client::{Connect, OpenError, Session, close_elsewhere};
+use crate::lock::{Limit, SessionId};
+use crate::protocol::{Granted, Holder, LockRequest, Reply, Request, TurnedAway};
+
+use super::link::{Heard, Link};
+use super::{
+    AcquireError, Backend, Busy, ConnectError, ConnectOptions, Event, Grant, Guard, Loss, ReleaseError, Wait,
+    WaitEnd, Wanted, Will,
+};
+
+/// Between tries to reach a server at the start: doubles from the first to the last.
+const FIRST_BACKOFF: Duration = Duration::from_millis(50);
+const LAST_BACKOFF: Duration = Duration::from_secs(1);
+
+/// How long leaving the queue may take; what isn't confirmed by then is left to the lease.
+const LEAVE_BOUND: Duration = Duration::from_secs(2);
+
+/// Renewals in a ttl while waiting; the same as the lease's.
+const RENEWALS_PER_TTL: u32 = 3;
+
+/// Keep-alives of a lock without a lease while waiting.
+const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(10);
+
+/// Reaches the server and opens a session.
+pub(super) async fn connect(
+    connector: Arc<dyn Connect>,
+    options: &ConnectOptions,
+) -> Result<Box<dyn Backend>, ConnectError> {
+    let link = reach(&connector, options).await?;
+    Ok(Box::new(Officer { connector, options: options.clone(), link: Some(link) }))
+}
+
+/// Closes the session that `handle` names, as the will of a process that is gone.
+pub(super) async fn execute_will(connector: Arc<dyn Connect>, handle: &str) -> Result<(), ReleaseError> {
+    let failed = |cause: String| ReleaseError { server: connector.server(), cause };
+    let id = SessionId::from_hex(handle).ok_or_else(|| failed("the will names no session".into()))?;
+    close_elsewhere(&*connector, id).await.map_err(|error| failed(error.to_string()))
+}
+
+/// Tries to connect until it works, `connect_tries` times `connect_timeout` long.
+async fn reach(connector: &Arc<dyn Connect>, options: &ConnectOptions) -> Result<Link, ConnectError> {
+    let mut told = false;
+    let mut last = ConnectError::Unreachable { server: connector.server(), cause: "no answer".into() };
+    for _ in 0..options.connect_tries.max(1) {
+        let until = BootTime::now() + options.connect_timeout;
+        let mut backoff = FIRST_BACKOFF;
+        while BootTime::now() < until {
+            let left = until.saturating_since(BootTime::now());
+            match tokio::time::timeout(left, open(connector, options)).await {
+                Ok(Ok(link)) => return Ok(link),
+                Ok(Err(error @ (ConnectError::Refused { .. } | ConnectError::Unsupported(_)))) => {
+                    return Err(error);
+                }
+                Ok(Err(error)) => last = error,
+                Err(_) => {}
+            }
+            if !std::mem::replace(&mut told, true) {
+                tracing::warn!(for_up_to = ?options.connect_timeout, "{last}; still trying");
+            }
+            tokio::time::sleep(backoff.min(until.saturating_since(BootTime::now()))).await;
+            backoff = (backoff * 2).min(LAST_BACKOFF);
+        }
+    }
+    Err(last)
+}
+
+async fn open(connector: &Arc<dyn Connect>, options: &ConnectOptions) -> Result<Link, ConnectError> {
+    let server = connector.server();
+    let unreachable = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::PermissionDenied => {
+            ConnectError::Refused { server: server.clone(), cause: error.to_string() }
+        }
+        _ => ConnectError::Unreachable { server: server.clone(), cause: error.to_string() },
+    };
+    if options.ttl.is_zero() {
+        return Ok(Link::bound(connector.connect().await.map_err(unreachable)?));
+    }
+    match Session::open(connector.clone(), options.ttl, options.who.clone()).await {
+        Ok(session) => Ok(Link::Leased(session)),
+        Err(OpenError::Unreachable { source, .. }) => Err(unreachable(source)),
+        Err(OpenError::Refused { answer, .. }) => Err(ConnectError::Refused { server, cause: answer }),
+    }
+}
+
+/// A connection that can stand in line.
+struct Officer {
+    connector: Arc<dyn Connect>,
+    options: ConnectOptions,
+    /// `None` once it has become a guard.
+    link: Option<Link>,
+}
+
+#[async_trait]
+impl Backend for Officer {
+    async fn acquire(&mut self, wanted: &Wanted) -> Result<Box<dyn Guard>, AcquireError> {
+        let mut place = Place::new(self, wanted);
+        let granted = place.wait().await?;
+        let server = self.connector.server();
+        let link = self.link.take().expect("acquire is called once");
+        let grant = Grant {
+            name: granted.name,
+            token: granted.token,
+            slot: granted.slot,
+            ttl: link.ttl(),
+            proven_at: link.proven_at(),
+        };
+        Ok(Box::new(Held { link, grant, server }))
+    }
+
+    async fn leave(&mut self) {
+        let Some(link) = self.link.take() else { return };
+        if tokio::time::timeout(LEAVE_BOUND, link.close()).await.is_err() {
+            tracing::info!(
+                server = self.connector.server(),
+                "leaving was not confirmed, the lease ends the place"
+            );
+        }
+    }
+}
+
+/// A place in a queue, from asking to the answer.
+struct Place<'a> {
+    officer: &'a mut Officer,
+    wanted: &'a Wanted,
+    full_name: String,
+    /// When the wait limit passes.
+    until: Option<BootTime>,
+    /// Since when the server can't be reached.
+    suspended_since: Option<BootTime>,
+    next_renewal: BootTime,
+}
+
+impl<'a> Place<'a> {
+    fn new(officer: &'a mut Officer, wanted: &'a Wanted) -> Self {
+        let now = BootTime::now();
+        let full_name = match &wanted.path {
+            Some(path) => format!("{path}:{}", wanted.name),
+            None => wanted.name.clone(),
+        };
+        let until = match wanted.wait {
+            Wait::Forever => None,
+            Wait::AtMost(limit) => Some(now + limit),
+            Wait::No => Some(now),
+        };
+        let mut place = Self { officer, wanted, full_name, until, suspended_since: None, next_renewal: now };
+        place.next_renewal = now + place.renew_every();
+        place
+    }
+
+    fn link(&mut self) -> &mut Link {
+        self.officer.link.as_mut().expect("a place is left before its link")
+    }
+
+    fn renew_every(&self) -> Duration {
+        match self.officer.options.ttl {
+            Duration::ZERO => KEEP_ALIVE_EVERY,
+            ttl => ttl / RENEWALS_PER_TTL,
+        }
+    }
+
+    async fn wait(&mut self) -> Result<Granted, AcquireError> {
+        let timer_failed = |cause: std::io::Error| self_failure(&cause);
+        let mut timer = BootTimer::new().map_err(timer_failed)?;
+        self.ask();
+        loop {
+            let wake = self.wake();
+            tokio::select! {
+                heard = self.link().next() => {
+                    if let Some(granted) = self.heard(heard).await? {
+                        return Ok(granted);
+                    }
+                }
+                woken = timer.sleep_until(Some(wake)) => {
+                    woken.map_err(timer_failed)?;
+                    self.woken(BootTime::now())?;
+                }
+            }
+        }
+    }
+
+    /// Asks for the lock, with what is left of the wait limit.
+    fn ask(&mut self) {
+        let timeout = self.until.map(|until| until.saturating_since(BootTime::now()));
+        let request = Request::Lock(LockRequest {
+            name: self.full_name.clone().into(),
+            timeout,
+            queue_max: self.wanted.queue_max,
+            limit: Some(self.wanted.limit),
+        });
+        self.link().ask(&request);
+    }
+
+    fn wake(&self) -> BootTime {
+        let Some(since) = self.suspended_since else { return self.next_renewal };
+        let unreachable_at = since + self.officer.options.connect_timeout;
+        self.until.map_or(unreachable_at, |until| until.min(unreachable_at))
+    }
+
+    /// A renewal is due, or a server that is gone has been gone too long.
+    fn woken(&mut self, now: BootTime) -> Result<(), AcquireError> {
+        let Some(since) = self.suspended_since else {
+            self.next_renewal = now + self.renew_every();
+            self.link().renew();
+            return Ok(());
+        };
+        if self.until.is_some_and(|until| until <= now) {
+            return Err(self.busy(Vec::new()));
+        }
+        if since + self.officer.options.connect_timeout <= now {
+            let server = self.officer.connector.server();
+            let cause = format!("the connection was lost {:?} ago", now.saturating_since(since));
+            return Err(ConnectError::Unreachable { server, cause }.into());
+        }
+        Ok(())
+    }
+
+    async fn heard(&mut self, heard: Heard) -> Result<Option<Granted>, AcquireError> {
+        match heard {
+            Heard::Reply(reply) => self.answered(reply),
+            Heard::Renewed { .. } => Ok(None),
+            Heard::Suspended { cause } => {
+                tracing::info!(lock = self.full_name, cause, "connection lost while waiting");
+                self.suspended_since = Some(BootTime::now());
+                Ok(None)
+            }
+            Heard::Resumed { holds } => {
+                self.suspended_since = None;
+                self.next_renewal = BootTime::now() + self.renew_every();
+                let ours = holds.into_iter().find(|held| held.name == self.full_name);
+                if ours.is_none() {
+                    self.ask();
+                }
+                Ok(ours.map(|held| Granted {
+                    name: held.name,
+                    token: Some(held.token),
+                    slot: Some(held.slot),
+                    limit: Some(held.limit),
+                }))
+            }
+            Heard::Over(loss) => self.start_over(loss).await.map(|()| None),
+        }
+    }
+
+    /// Our session is gone and our place with it: a new session, at the end of the queue.
+    async fn start_over(&mut self, loss: Loss) -> Result<(), AcquireError> {
+        tracing::warn!(lock = self.full_name, %loss, "place in the queue lost, asking again");
+        let opening = reach(&self.officer.connector, &self.officer.options);
+        let link = match self.until {
+            None => opening.await?,
+            Some(until) => tokio::select! {
+                link = opening => link?,
+                _ = sleep_until(until) => return Err(self.busy(Vec::new())),
+            },
+        };
+        self.officer.link = Some(link);
+        self.suspended_since = None;
+        self.next_renewal = BootTime::now() + self.renew_every();
+        self.ask();
+        Ok(())
+    }
+
+    fn answered(&mut self, reply: Reply) -> Result<Option<Granted>, AcquireError> {
+        match reply {
+            Reply::Acquired(granted) | Reply::AlreadyAcquired(granted) if granted.name == self.full_name => {
+                if granted.limit.is_none() && self.wanted.limit != Limit::ONE {
+                    return Err(self.protocol("it has no semaphores, only --concurrent 1".into()));
+                }
+                Ok(Some(granted))
+            }
+            Reply::TimedOut(away) => Err(self.busy(away_texts(away))),
+            Reply::QueueMaxed(away) => {
+                let max = self.wanted.queue_max.unwrap_or_default();
+                Err(self.busy_by(WaitEnd::QueueMax(max), away_texts(away)))
+            }
+            Reply::LimitMismatch { name, limit, asked } => {
+                Err(AcquireError::LimitMismatch { name, in_use: limit.to_string(), asked })
+            }
+            Reply::Error { error, message } => Err(self.protocol(format!("{error}: {message}"))),
+            other => Err(self.protocol(format!("{other:?} out of turn"))),
+        }
+    }
+
+    fn busy(&self, holders: Vec<String>) -> AcquireError {
+        let ended_by = match self.wanted.wait {
+            Wait::Forever | Wait::No => WaitEnd::NotWaiting,
+            Wait::AtMost(limit) => WaitEnd::WaitLimit(limit),
+        };
+        self.busy_by(ended_by, holders)
+    }
+
+    fn busy_by(&self, ended_by: WaitEnd, holders: Vec<String>) -> AcquireError {
+        AcquireError::Busy(Busy { name: self.full_name.clone(), ended_by, holders })
+    }
+
+    fn protocol(&self, answer: String) -> AcquireError {
+        AcquireError::Protocol { server: self.officer.connector.server(), answer }
+    }
+}
+
+fn self_failure(cause: &std::io::Error) -> AcquireError {
+    AcquireError::Protocol { server: "this host".into(), answer: format!("cannot make a timer: {cause}") }
+}
+
+/// Who is in the way: the holders as they describe themselves, or all addresses if the server is
+/// one that doesn't tell.
+fn away_texts(away: TurnedAway) -> Vec<String> {
+    if away.holders.is_empty() {
+        return away.queue;
+    }
+    away.holders.iter().map(holder_text).collect()
+}
+
+fn holder_text(holder: &Holder) -> String {
+    let who = &holder.who;
+    let mut text = match (&who.user, &who.host) {
+        (Some(user), Some(host)) => format!("{user}@{host}"),
+        (None, Some(host)) => host.clone(),
+        (_, None) => holder.peer.clone().unwrap_or_else(|| "someone".into()),
+    };
+    if let Some(pid) = who.pid {
+        text += &format!(" pid {pid}");
+    }
+    if let Some(run) = &who.run {
+        text += &format!(" ({run})");
+    }
+    let held = Duration::try_from_secs_f64(holder.held).unwrap_or_default();
+    text + &format!(" since {}", humantime::format_duration(Duration::from_secs(held.as_secs())))
+}
+
+/// A lock held at an Officer server.
+struct Held {
+    link: Link,
+    grant: Grant,
+    server: String,
+}
+
+#[async_trait]
+impl Guard for Held {
+    fn grant(&self) -> &Grant {
+        &self.grant
+    }
+
+    fn will(&self) -> Option<Will> {
+        let Link::Leased(session) = &self.link else { return None };
+        Some(Will { server: self.server.clone(), handle: session.id().to_hex() })
+    }
+
+    fn connection(&self) -> Option<std::os::fd::OwnedFd> {
+        self.link.duplicate()
+    }
+
+    fn renew(&mut self) {
+        self.link.renew();
+    }
+
+    async fn event(&mut self) -> Event {
+        loop {
+            match self.link.next().await {
+                Heard::Renewed { sent } => return Event::Renewed { sent },
+                Heard::Suspended { cause } => return Event::Suspended { cause },
+                Heard::Over(loss) => return Event::Lost(loss),
+                Heard::Resumed { holds } => {
+                    let ours = holds.iter().any(|held| {
+                        held.name == self.grant.name
+                            && self.grant.token.is_none_or(|token| token == held.token)
+                    });
+                    return if ours { Event::Resumed } else { Event::Lost(Loss::LockGone) };
+                }
+                Heard::Reply(Reply::Revoked { name, reason, .. }) if name == self.grant.name => {
+                    return Event::Lost(Loss::Revoked { reason });
+                }
+                Heard::Reply(reply) => tracing::debug!(?reply, "a reply that nobody asked for"),
+            }
+        }
+    }
+
+    async fn release(self: Box<Self>, bound: Duration) -> Result<(), ReleaseError> {
+        let Self { link, grant, server } = *self;
+        let released = tokio::time::timeout(bound, link.release(&grant.name)).await;
+        released.map_err(|_| ReleaseError { server, cause: format!("no answer in {bound:?}") })
+    }
+}

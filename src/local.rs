@@ -1,0 +1,113 @@
+//! Where the embedded server of a user is found: the same place whatever the environment looks
+//! like, for a cron job, a login shell and a systemd unit of one user must meet at one lock.
+//!
+//! The socket is an abstract one named after the uid: binding it elects the one server, and nothing
+//! stale can stay behind. The state folder depends on the uid alone too; it is only the server's.
+
+use std::ffi::OsStr;
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{Uid, User, geteuid};
+
+/// Root's state folder.
+const ROOT_STATE: &str = "/var/lib/officer-exec/local";
+
+/// Below the home folder of the user database, never of $HOME.
+const HOME_STATE: &str = ".local/state/officer-exec";
+
+/// For users without a home: no private /tmp hides it, and it lives as long as the locks can.
+const HOMELESS_STATE: &str = "/dev/shm";
+
+/// The name of this user's abstract socket, without the leading NUL.
+pub fn socket_name() -> String {
+    format!("officer-exec/{}", geteuid())
+}
+
+/// The address of this user's embedded server.
+pub fn socket_address() -> io::Result<SocketAddr> {
+    SocketAddr::from_abstract_name(socket_name())
+}
+
+/// A state folder that can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// It can't be made or looked at.
+    #[error("cannot use the state folder {}: {source}", path.display())]
+    Io {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It belongs to someone else, or others may write to it.
+    #[error("cannot use the state folder {}: {wrong}; remove it, or name a server with --server", path.display())]
+    NotOurs {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        wrong: String,
+    },
+}
+
+/// This user's state folder, made if it wasn't there, its owner checked.
+pub fn state_folder() -> Result<PathBuf, StateError> {
+    let path = state_path(geteuid());
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(&path);
+    made.map_err(|source| StateError::Io { path: path.clone(), source })?;
+    check_owner(&path)?;
+    Ok(path)
+}
+
+fn state_path(uid: Uid) -> PathBuf {
+    if uid.is_root() {
+        return ROOT_STATE.into();
+    }
+    match home_of(uid) {
+        // One folder a host: a home may be shared by many over the network.
+        Some(home) => home.join(HOME_STATE).join(format!("local-{}", host_id())),
+        None => Path::new(HOMELESS_STATE).join(format!("officer-exec-{uid}")),
+    }
+}
+
+fn home_of(uid: Uid) -> Option<PathBuf> {
+    let home = User::from_uid(uid).ok()??.dir;
+    let owned = fs::metadata(&home).is_ok_and(|meta| meta.is_dir() && meta.uid() == uid.as_raw());
+    owned.then_some(home)
+}
+
+fn host_id() -> String {
+    let machine_id = fs::read_to_string("/etc/machine-id").unwrap_or_default();
+    match machine_id.trim() {
+        "" => nix::unistd::gethostname().unwrap_or_else(|_| "host".into()).to_string_lossy().into_owned(),
+        id => id.to_owned(),
+    }
+}
+
+fn check_owner(path: &Path) -> Result<(), StateError> {
+    let not_ours = |wrong| StateError::NotOurs { path: path.to_owned(), wrong };
+    let meta =
+        fs::symlink_metadata(path).map_err(|source| StateError::Io { path: path.to_owned(), source })?;
+    if !meta.is_dir() {
+        return Err(not_ours("it is no folder".into()));
+    }
+    if meta.uid() != geteuid().as_raw() {
+        return Err(not_ours(format!("it belongs to uid {}", meta.uid())));
+    }
+    if meta.mode() & 0o022 != 0 {
+        return Err(not_ours(format!("others may write to it (mode {:o})", meta.mode() & 0o777)));
+    }
+    Ok(())
+}
+
+/// The hidden verb by which a wrapper starts the embedded server.
+pub const EMBEDDED_VERB: &str = "serve-embedded";
+
+/// The program that has the hidden verb: the running one, also if its file was replaced meanwhile.
+pub fn this_program() -> &'static OsStr {
+    OsStr::new("/proc/self/exe")
+}
