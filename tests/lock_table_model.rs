@@ -121,7 +121,7 @@ impl Model {
             if let Some(at) = lock.waiters.iter().position(|waiter| waiter.owner == owner) {
                 if ask.wait == Some(Duration::ZERO) {
                     self.leave(owner, name);
-                    return Outcome::TimedOut;
+                    return Outcome::TimedOut { waited: true };
                 }
                 let waiter = &mut lock.waiters[at];
                 waiter.extended |= ask.extended;
@@ -141,7 +141,7 @@ impl Model {
             self.locks.get(&name).map_or((0, 0), |lock| (lock.holders.len(), lock.waiters.len()));
         let is_free = holders < ask.limit.get() as usize && !suspended;
         if !is_free && ask.wait == Some(Duration::ZERO) {
-            return Outcome::TimedOut;
+            return Outcome::TimedOut { waited: false };
         }
         if !is_free && waiters >= BOUNDS.waiters_per_lock as usize {
             return Outcome::TooManyWaiters;

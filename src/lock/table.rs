@@ -85,7 +85,10 @@ pub enum Outcome {
     /// Stood in line before and still does.
     StillQueued,
     /// It was to wait no longer and isn't in the queue.
-    TimedOut,
+    TimedOut {
+        /// It stood in line until now.
+        waited: bool,
+    },
     /// The queue is too long for it.
     QueueMaxed,
     /// The lock is in use with this other limit.
@@ -392,7 +395,7 @@ impl Table {
             return Outcome::TooManyLocks;
         }
         if self.owner(owner).suspended && ask.wait == Some(Duration::ZERO) {
-            return Outcome::TimedOut;
+            return Outcome::TimedOut { waited: false };
         }
         let lock = self.add_lock(name, hash, ask.limit);
         let outcome = self.take_or_wait(owner, lock, ask, now);
@@ -420,7 +423,7 @@ impl Table {
             return Outcome::Acquired(self.grant_new(owner.index, lock, slot, ask.extended, now));
         }
         if ask.wait == Some(Duration::ZERO) {
-            return Outcome::TimedOut;
+            return Outcome::TimedOut { waited: false };
         }
         if known.waiters.len() >= self.bounds.waiters_per_lock {
             return Outcome::TooManyWaiters;
@@ -468,7 +471,7 @@ impl Table {
         if ask.wait == Some(Duration::ZERO) {
             let (lock, _) = self.take_claim(at);
             self.forget_if_free(lock);
-            return Outcome::TimedOut;
+            return Outcome::TimedOut { waited: true };
         }
         let asked = ask.wait.map_or(NEVER, |wait| nanos(now + wait));
         if asked < deadline {

@@ -19,6 +19,7 @@ use super::Config;
 use super::bounds::{Bounds, LINES_A_TURN, MAX_UNSENT_BYTES, PAUSE_READING_BYTES};
 use super::connection::{Connections, Key, Needs, Peer, Role, Stage};
 use super::listing::Lists;
+use super::operators::Revocations;
 use super::readiness::Readiness;
 use super::restore;
 use super::store::{ClaimRow, Store, StoreError};
@@ -40,6 +41,10 @@ pub(super) struct Service {
     pub(super) readiness: Readiness,
     pub(super) bounds: Bounds,
     pub(super) max_ttl: Duration,
+    pub(super) revocations: Revocations,
+    pub(super) started_at: BootTime,
+    /// Grants before this one are in the statistics already.
+    pub(super) counted_until: Token,
     max_idle: Duration,
     /// Connections with lines that are left for the next turn.
     backlog: Vec<Key>,
@@ -87,6 +92,9 @@ impl Service {
             readiness,
             bounds: config.bounds.clone(),
             max_ttl: config.max_ttl,
+            revocations: Revocations::default(),
+            started_at: now,
+            counted_until: first_token,
             max_idle: config.max_idle,
             backlog: Vec::new(),
             effects: Vec::new(),
@@ -476,6 +484,7 @@ impl Service {
     pub(super) fn end_session(&mut self, key: SessionKey, now: BootTime) -> Option<Key> {
         let session = self.sessions.remove(key);
         self.store.session_closed(session.number);
+        self.revocations.all_given_back(key);
         self.with_effects(now, |table, effects| table.remove_owner(session.owner, now, effects));
         let connection = session.connection.map(|key| key as Key)?;
         self.connections.get_mut(connection)?.role = Role::Plain(None);

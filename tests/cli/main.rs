@@ -8,6 +8,7 @@ mod environment;
 mod exit_codes;
 mod lock_id;
 mod lost_lock;
+mod operators;
 mod policies;
 mod restart;
 mod semaphore;

@@ -227,8 +227,9 @@ pub struct ExecArgs {
 }
 
 const AFTER_HELP: &str = "\
-Verbs (as the first word): serve, a lock server. Each has its own --help; to run a command of
-such a name, put -- in front of it.
+Verbs (as the first word): serve, a lock server; status, who holds and waits; release, take a lock
+from its holder; verify, whether a token still holds; ping. Each has its own --help; to run a command
+of such a name, put -- in front of it.
 
 Exit codes: the command's own, 128+N if signal N ended it; 75 lock not acquired (see -E); 79 lock lost
 while running; 69 lock server unreachable; 77 refused by the lock server; 124 stopped by --max-hold;

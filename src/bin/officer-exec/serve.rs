@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use officer::protocol::DEFAULT_PORT;
-use officer::server::{Address, Config, Listener, Server, StoreConfig};
+use officer::server::{Address, Bounds, Config, Listener, Server, StoreConfig};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing::info;
@@ -72,6 +72,26 @@ pub(crate) struct ServeArgs {
     /// Microseconds to look for new requests before sleeping: faster hand-overs for CPU time
     #[arg(long, default_value_t = 0, value_name = "MICROS", env = "OFFICER_BUSY_POLL")]
     busy_poll: u64,
+
+    /// Bytes of one line at most
+    #[arg(long, value_name = "BYTES", default_value_t = Bounds::default().line_bytes)]
+    max_line: usize,
+
+    /// Locks that one client holds and waits for at most
+    #[arg(long, value_name = "N", default_value_t = Bounds::default().locks_per_client)]
+    max_locks: u32,
+
+    /// Waiters of one lock at most
+    #[arg(long, value_name = "N", default_value_t = Bounds::default().waiters_per_lock)]
+    max_waiters: u32,
+
+    /// Connections at most; the limit of file descriptors is a bound as well
+    #[arg(long, value_name = "N", default_value_t = Bounds::default().connections)]
+    max_connections: usize,
+
+    /// Sessions at most
+    #[arg(long, value_name = "N", default_value_t = Bounds::default().sessions)]
+    max_sessions: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -150,12 +170,20 @@ impl ServeArgs {
             store,
             busy_poll: Duration::from_micros(self.busy_poll),
             stats: self.stats.then_some(STATS_EVERY),
+            bounds: Bounds {
+                line_bytes: self.max_line,
+                locks_per_client: self.max_locks,
+                waiters_per_lock: self.max_waiters,
+                connections: self.max_connections,
+                sessions: self.max_sessions,
+            },
             ..Config::default()
         })
     }
 }
 
-/// systemd gives a unit its directory; everyone else has one below the home directory.
+/// systemd gives a unit its directory; everyone else has one below the home directory, beside that of
+/// the embedded server.
 fn default_data_dir() -> Result<PathBuf, String> {
     let set = |name| std::env::var_os(name).filter(|value: &OsString| !value.is_empty());
     if let Some(dirs) = set("STATE_DIRECTORY") {
@@ -163,10 +191,10 @@ fn default_data_dir() -> Result<PathBuf, String> {
         return first.ok_or_else(|| "cannot use STATE_DIRECTORY: it is empty".to_owned());
     }
     if let Some(state) = set("XDG_STATE_HOME") {
-        return Ok(PathBuf::from(state).join("officer-exec"));
+        return Ok(PathBuf::from(state).join("officer-exec/server"));
     }
     match std::env::home_dir() {
-        Some(home) => Ok(home.join(".local/state/officer-exec")),
+        Some(home) => Ok(home.join(".local/state/officer-exec/server")),
         None => Err("cannot choose a data directory: this user has no home; name one with --data-dir".into()),
     }
 }

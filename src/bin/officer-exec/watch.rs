@@ -2,7 +2,7 @@
 //! in order. Decides little itself: the lease machine says when to stop, the guardian ends the tree.
 
 use nix::sys::signal::Signal;
-use officer::backend::{Event as LeaseEvent, Guard};
+use officer::backend::{Event as LeaseEvent, Guard, Loss};
 use officer::boot_time::BootTime;
 use officer::boot_timer::BootTimer;
 use officer::lease::{Action, Lease, Why};
@@ -198,7 +198,13 @@ impl<'a> Watch<'a> {
             }
             LeaseEvent::Lost(loss) => {
                 self.engine_done = true;
-                self.lease.told_lost();
+                match loss {
+                    // Ours until we give it back, which is what the operator waits for.
+                    Loss::Revoked { .. } => self.lease.told_revoked(),
+                    Loss::SessionGone | Loss::Superseded | Loss::LockGone | Loss::ConnectionGone { .. } => {
+                        self.lease.told_lost()
+                    }
+                }
                 tracing::error!(lock = self.name(), "lock lost: {loss}");
             }
         }
