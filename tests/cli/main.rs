@@ -3,6 +3,7 @@
 mod acquire;
 mod busy;
 mod cron;
+mod daemon;
 mod embedded;
 mod environment;
 mod exit_codes;

@@ -9,6 +9,7 @@ mod exit_status;
 mod hooks;
 mod last_will;
 mod log;
+mod pid_file;
 mod serve;
 mod status;
 mod status_file;
@@ -61,13 +62,10 @@ fn exec(args: Vec<OsString>) -> ExitStatus {
 
 fn serve(args: Vec<OsString>) -> ExitStatus {
     match verb::<serve::ServeArgs>("officer-exec serve", args) {
-        Ok(args) => match serve::serve(args) {
-            Ok(()) => ExitStatus::Success,
-            Err(error) => {
-                eprintln!("officer-exec: {error}");
-                ExitStatus::Internal
-            }
-        },
+        Ok(args) => serve::serve(args).unwrap_or_else(|error| {
+            eprintln!("officer-exec: {error}");
+            ExitStatus::Internal
+        }),
         Err(error) => usage(&error),
     }
 }
