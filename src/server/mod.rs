@@ -25,6 +25,8 @@ mod listing;
 mod readiness;
 mod restore;
 mod service;
+#[cfg(test)]
+mod service_test;
 mod store;
 
 use std::fmt;

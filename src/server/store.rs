@@ -520,3 +520,13 @@ impl ClaimRow {
         Self::new(grant.limit, extended, state)
     }
 }
+
+#[cfg(test)]
+impl Store {
+    /// Lets every transaction fail that needs another page, as a full disk would.
+    pub(super) fn pretend_full(&self, is_full: bool) {
+        let Self::Disk(disk) = self else { panic!("only a disk can be full") };
+        let pages = if is_full { 1 } else { 1_000_000 };
+        disk.db.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(())).unwrap();
+    }
+}
