@@ -22,7 +22,6 @@ pub use session::{OpenError, Session, SessionEnd, SessionEvent, close_elsewhere}
 pub(crate) use wire::Wire;
 pub use wire::{Connect, Stream};
 
-
 /// How often an idle client says that it lives; Officer's Ruby client: 6 a minute.
 pub const DEFAULT_KEEP_ALIVE_EVERY: Duration = Duration::from_secs(10);
 
