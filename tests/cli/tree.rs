@@ -19,8 +19,7 @@ impl Marked {
         let mut running = Running::start(command.env("TREE_MARK", &value));
         let marked_tree = format!("TREE_MARK={value}");
         running.expect_line("started");
-        // Wrapper and guardian bear the mark too.
-        wait_until("the tree is there", || marked(&marked_tree).len() >= processes + 2);
+        wait_until("the tree is there", || marked(&marked_tree).len() >= processes);
         Self { running, mark: marked_tree }
     }
 

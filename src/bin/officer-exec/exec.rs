@@ -204,7 +204,9 @@ fn environment(plan: &Plan, grant: &Grant) -> Vec<(OsString, OsString)> {
     ];
     variables.extend(grant.token.map(|token| ("OFFICER_TOKEN", token.to_string())));
     variables.extend(grant.slot.map(|slot| ("OFFICER_SLOT", slot.to_string())));
-    variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect()
+    let own = variables.into_iter().map(|(name, value)| (name.into(), value.into()));
+    let engines = grant.env.iter().map(|(name, value)| (name.into(), value.into()));
+    own.chain(engines).collect()
 }
 
 fn not_started(plan: &Plan, error: &StartError) -> ExitStatus {

@@ -15,6 +15,9 @@ use crate::exit_status::ExitStatus;
 use crate::hooks::{Hooks, Occasion};
 use crate::status_file::Report;
 
+/// How a command ends that was killed.
+const KILLED: Exit = Exit::Signal(Signal::SIGKILL as i32);
+
 /// What is watched: a lock, how long it is ours, and what runs under it.
 pub struct Parts<'a> {
     /// The lock.
@@ -43,6 +46,14 @@ pub struct Watch<'a> {
     stopped: Option<Stopped>,
     guardian_died: bool,
     tree: Tree,
+}
+
+/// What ends a wait.
+enum Heard {
+    Tree(TreeEvent),
+    Lease(LeaseEvent),
+    Signal(Received),
+    Time,
 }
 
 /// Why we ended the command.
@@ -99,13 +110,32 @@ impl<'a> Watch<'a> {
             if self.is_over(now) {
                 return self.tell(report);
             }
-            let wake = self.wake();
-            tokio::select! {
-                event = self.guardian.event(), if !self.tree.is_dead() => self.heard_of_tree(event),
-                event = self.guard.event(), if !self.engine_done => self.heard_of_lease(event),
-                received = self.signals.next() => self.received(received.expect("our own pipe can be read")),
-                woken = self.timer.sleep_until(wake) => woken.expect("a timer that was made can be set"),
+            let heard = self.next().await;
+            // Time first: after a pause, what was heard in it may hide that the deadline has passed.
+            self.act(BootTime::now());
+            self.take(heard);
+        }
+    }
+
+    async fn next(&mut self) -> Heard {
+        let wake = self.wake();
+        tokio::select! {
+            event = self.guardian.event(), if !self.tree.is_dead() => Heard::Tree(event),
+            event = self.guard.event(), if !self.engine_done => Heard::Lease(event),
+            received = self.signals.next() => Heard::Signal(received.expect("our own pipe can be read")),
+            woken = self.timer.sleep_until(wake) => {
+                woken.expect("a timer that was made can be set");
+                Heard::Time
             }
+        }
+    }
+
+    fn take(&mut self, heard: Heard) {
+        match heard {
+            Heard::Tree(event) => self.heard_of_tree(event),
+            Heard::Lease(event) => self.heard_of_lease(event),
+            Heard::Signal(received) => self.received(received),
+            Heard::Time => {}
         }
     }
 
@@ -228,8 +258,9 @@ impl<'a> Watch<'a> {
                 tracing::error!(lock = self.name(), "not allowed to end {}; keeping the lock", names(&left));
             }
             TreeEvent::TreeDead { exit, killed_by } => {
-                if killed_by == Some(KilledBy::Deadline) {
-                    self.note_stop(Stopped::Lost);
+                // The guardian may have had an older deadline than we when it killed.
+                if killed_by == Some(KilledBy::Deadline) && exit == KILLED {
+                    self.stopped = Some(Stopped::Lost);
                 }
                 self.tree = Tree::Dead(exit);
             }
