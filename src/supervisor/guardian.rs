@@ -47,7 +47,8 @@ pub(super) fn run(channel: Channel, policy: Policy, inherited: Inherited) -> ! {
 
 #[derive(Debug)]
 struct Guard {
-    channel: Channel,
+    /// `None` once the wrapper is gone.
+    channel: Option<Channel>,
     supervision: Supervision,
     inherited: Inherited,
     tree: Tree,
@@ -82,7 +83,7 @@ impl Guard {
         child.add(Signal::SIGCHLD);
         let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
         Ok(Self {
-            channel,
+            channel: Some(channel),
             supervision: Supervision::new(policy),
             inherited,
             tree: Tree::new([]),
@@ -120,23 +121,32 @@ impl Guard {
 
     /// Waits for whatever comes first.
     fn wait(&self) -> io::Result<Ready> {
-        let nothing = PollFlags::empty();
         let told = match self.unsent.is_empty() {
             true => PollFlags::POLLIN,
             false => PollFlags::POLLIN | PollFlags::POLLOUT,
         };
         let mut polled = vec![
-            PollFd::new(self.channel.as_fd(), told),
             PollFd::new(self.children.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.timer.as_fd(), PollFlags::POLLIN),
         ];
-        polled.extend(self.starting.as_ref().map(|it| PollFd::new(it.as_fd(), PollFlags::POLLIN)));
+        let channel = self.channel.as_ref().map(|channel| {
+            polled.push(PollFd::new(channel.as_fd(), told));
+            polled.len() - 1
+        });
+        let starting = self.starting.as_ref().map(|starting| {
+            polled.push(PollFd::new(starting.as_fd(), PollFlags::POLLIN));
+            polled.len() - 1
+        });
         match poll(&mut polled, PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),
         }
-        let is_ready = |n: usize| polled.get(n).is_some_and(|it| it.revents().unwrap_or(nothing) != nothing);
-        Ok(Ready { channel: is_ready(0), children: is_ready(1), starting: is_ready(3) })
+        let is_ready = |n: usize| polled[n].any().unwrap_or(true);
+        Ok(Ready {
+            channel: channel.is_some_and(is_ready),
+            children: is_ready(0),
+            starting: starting.is_some_and(is_ready),
+        })
     }
 
     fn set_timer(&mut self) -> io::Result<()> {
@@ -166,7 +176,7 @@ impl Guard {
     fn act(&mut self, action: Action) -> io::Result<()> {
         match action {
             Action::ReportEnded(exit) => self.tell(Report::Ended(exit))?,
-            Action::ReportLeftovers => self.tell(Report::Leftovers(self.tree.named()))?,
+            Action::ReportLeftovers => self.tell_leftovers()?,
             Action::ReportTreeDead(exit, killed_by) => self.tell(Report::TreeDead { exit, killed_by })?,
             Action::SignalCommand(signal) => {
                 if let Some(command) = self.command {
@@ -246,7 +256,7 @@ impl Guard {
         dup2_stdout(&null)?;
         drop(null);
         let ours = [
-            Some(self.channel.as_raw_fd()),
+            self.channel.as_ref().map(AsRawFd::as_raw_fd),
             Some(self.children.as_fd().as_raw_fd()),
             Some(self.timer.as_fd().as_raw_fd()),
             self.kept.as_ref().map(AsRawFd::as_raw_fd),
@@ -275,16 +285,18 @@ impl Guard {
     }
 
     fn take_orders(&mut self) -> io::Result<()> {
-        loop {
-            match self.channel.receive::<Order>()? {
+        while let Some(channel) = &self.channel {
+            match channel.receive::<Order>()? {
                 Received::Message(order, descriptors) => self.take_order(order, descriptors)?,
                 Received::Nothing => return Ok(()),
                 Received::Closed => {
+                    self.channel = None;
                     self.unsent.clear();
-                    return self.take(Input::WrapperGone);
+                    self.take(Input::WrapperGone)?;
                 }
             }
         }
+        Ok(())
     }
 
     fn take_order(&mut self, order: Order, descriptors: Vec<OwnedFd>) -> io::Result<()> {
@@ -329,6 +341,14 @@ impl Guard {
         }
     }
 
+    fn tell_leftovers(&mut self) -> io::Result<()> {
+        // What has ended since and isn't reaped yet is no news.
+        match self.tree.named() {
+            nobody if nobody.is_empty() => Ok(()),
+            leftovers => self.tell(Report::Leftovers(leftovers)),
+        }
+    }
+
     fn tell(&mut self, report: Report) -> io::Result<()> {
         // A newer list of what can't be killed replaces the older one.
         if matches!(report, Report::Unkillable(_)) {
@@ -339,11 +359,13 @@ impl Guard {
     }
 
     fn send_unsent(&mut self) -> io::Result<()> {
+        let Some(channel) = &self.channel else {
+            self.unsent.clear();
+            return Ok(());
+        };
         while let Some(report) = self.unsent.first() {
-            match self.channel.send(report, &[])? {
-                Sent::Yes | Sent::Closed => {
-                    self.unsent.remove(0);
-                }
+            match channel.send(report, &[])? {
+                Sent::Yes | Sent::Closed => drop(self.unsent.remove(0)),
                 Sent::Full => break,
             }
         }

@@ -124,8 +124,9 @@ impl Tree {
         }
     }
 
-    /// Kills what can be found. Returns what we may not kill. A next sweep is due by
-    /// [`Tree::retry_at`] if the tree isn't dead by then.
+    /// Kills what can be found. Returns what we may not kill, and after some seconds whatever still
+    /// lives (in the middle of a call to a dead file server, or frozen from outside). A next sweep is
+    /// due by [`Tree::retry_at`] if the tree isn't dead by then.
     pub(super) fn kill(&mut self, now: BootTime) -> Vec<Leftover> {
         let mut refused = Vec::new();
         for process in self.stop_all() {
@@ -142,6 +143,9 @@ impl Tree {
         }
         self.retry_at = Some(now + self.retry_after);
         self.retry_after = (self.retry_after * 2).min(LAST_RETRY);
+        if self.retry_after == LAST_RETRY {
+            return self.named();
+        }
         refused.truncate(MAX_NAMED);
         refused
             .into_iter()

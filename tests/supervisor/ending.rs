@@ -166,7 +166,7 @@ fn the_deadline_moves() {
     assert_eq!(wrapper.line(), "ready");
     wrapper.order("deadline 100000");
     std::thread::sleep(first * 2);
-    drop(wrapper.child.stdin.take());
+    drop(wrapper.stdin.take());
     let dead = wrapper.event_at_last("tree_dead");
     assert_eq!((&dead["exit"], &dead["killed_by"]), (&json!({"Code": 5}), &json!(null)));
 }
@@ -179,7 +179,7 @@ fn a_frozen_tree_stands_still_until_it_is_thawed() {
     wait_until("the tree stands still", || state(command) == Some('T') && state(child) == Some('T'));
     wrapper.order("thaw");
     wait_until("the tree goes on", || state(command) != Some('T') && state(child) != Some('T'));
-    drop(wrapper.child.stdin.take());
+    drop(wrapper.stdin.take());
     assert_eq!(wrapper.event_at_last("tree_dead")["exit"], json!({"Code": 4}));
 }
 

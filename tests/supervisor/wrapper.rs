@@ -56,7 +56,9 @@ pub(crate) fn main(plan: OsString) {
 async fn supervise(mut guardian: Guardian, plan: Plan) -> i32 {
     let mut signals = Signals::listen().expect("signals can be heard");
     let mut control = Control::connect(&plan).await;
-    control.tell(json!({"event": "ready", "guardian": guardian.pid().as_raw()})).await;
+    control
+        .tell(json!({"event": "ready", "pid": std::process::id(), "guardian": guardian.pid().as_raw()}))
+        .await;
     if plan.leave_early {
         return 0;
     }
