@@ -381,7 +381,7 @@ impl Client {
     }
 
     fn send_close(&mut self, env: &mut Env) {
-        env.checkers.releasing(self.id);
+        env.checkers.releasing((self.id, self.host.run));
         self.session().ask(Request::Close { session: None }, env);
     }
 

@@ -42,10 +42,12 @@ pub(crate) enum Mutation {
     StaleCloseFreesTheNewHolder,
     /// A restart forgets who holds what.
     RestartForgetsHolds,
+    /// No rule but the assumption: clocks differ in rate by up to 3 %.
+    ClocksDifferTooMuch,
 }
 
 impl Mutation {
-    pub(crate) const ALL: [Self; 19] = [
+    pub(crate) const ALL: [Self; 20] = [
         Self::NoMargin,
         Self::ReleaseBeforeTheTreeIsDead,
         Self::WillBeforeTheTreeIsDead,
@@ -65,5 +67,6 @@ impl Mutation {
         Self::ResumeTellsNoGrants,
         Self::StaleCloseFreesTheNewHolder,
         Self::RestartForgetsHolds,
+        Self::ClocksDifferTooMuch,
     ];
 }

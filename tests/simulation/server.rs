@@ -447,7 +447,7 @@ impl Server {
         env.checkers.granted(session.id, lock);
         let state = ClaimState::Holding { token: grant.token, slot: grant.slot };
         self.store.add(Change::Claimed { number: session.number, lock, limit: grant.limit, state });
-        self.grants.push(GrantSeen { session: session.id, lock, token: grant.token });
+        self.grants.push(GrantSeen { lock, token: grant.token });
     }
 
     fn reply(&mut self, conn: ConnId, reply: Reply) {
