@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::boot_time::BootTime;
@@ -30,7 +31,7 @@ impl BootTimer {
         let timer = TimerFd::new(ClockId::CLOCK_BOOTTIME, flags)?;
         // SAFETY: the timer owns its descriptor and names the same one until it is dropped, which the
         // registration doesn't outlive.
-        let timer = unsafe { AsyncFd::register(Descriptor(timer)) }?;
+        let timer = unsafe { AsyncFd::register_with_interest(Descriptor(timer), Interest::READABLE) }?;
         Ok(Self { timer, set_to: None })
     }
 

@@ -113,6 +113,7 @@ impl Backend for Officer {
             slot: granted.slot,
             ttl: link.ttl(),
             proven_at: link.proven_at(),
+            env: Vec::new(),
         };
         Ok(Box::new(Held { link, grant, server }))
     }

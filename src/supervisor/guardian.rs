@@ -1,0 +1,373 @@
+//! The guardian: the process that is parent of the tree and dead man's switch. One `poll`, then
+//! what it says; every decision is [`Supervision`]'s.
+//!
+//! It blocks all signals and leaves the terminal's session once the command runs, so that Ctrl-C,
+//! Ctrl-Z, a hang-up, or a signal to the whole process group (SIGKILL and SIGSTOP too) don't reach
+//! it. If it fails or panics it exits: the command dies with it, and the wrapper ends the rest.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::prctl::{set_child_subreaper, set_name};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+use nix::unistd::{Pid, dup2_stdin, dup2_stdout, setsid};
+
+use crate::boot_time::BootTime;
+
+use super::command::{Program, Starting, exit_at_once};
+use super::inherited::Inherited;
+use super::launch::{LastWill, Letter};
+use super::messages::{Channel, Order, Received, Report, Sent};
+use super::policy::{Action, Input, Policy, Remains, Supervision};
+use super::tree::Tree;
+use super::will;
+
+/// As `ps` and `pkill` know it; the wrapper's name doesn't match it.
+const NAME: &std::ffi::CStr = c"officer-guard";
+
+/// The exit code of a guardian that failed; only its parent sees it.
+const FAILED: i32 = 70;
+
+/// Turns this process, just forked, into a guardian.
+pub(super) fn run(channel: Channel, policy: Policy, inherited: Inherited) -> ! {
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        Guard::new(channel, policy, inherited).and_then(Guard::watch)
+    }));
+    match outcome {
+        Ok(Ok(never)) => match never {},
+        Ok(Err(_)) | Err(_) => exit_at_once(FAILED),
+    }
+}
+
+#[derive(Debug)]
+struct Guard {
+    channel: Channel,
+    supervision: Supervision,
+    inherited: Inherited,
+    tree: Tree,
+    command: Option<Pid>,
+    /// The command's process until exec has succeeded or failed.
+    starting: Option<Starting>,
+    will: Option<LastWill>,
+    kept: Option<OwnedFd>,
+    children: SignalFd,
+    timer: TimerFd,
+    timer_set_to: Option<BootTime>,
+    /// What the wrapper had no room for; it may be stopped for a long time.
+    unsent: Vec<Report>,
+    /// The list that was told last, so that it isn't told again with every sweep.
+    unkillable: Vec<super::Leftover>,
+}
+
+/// What woke us, as far as it says more than "look around".
+#[derive(Clone, Copy, Debug)]
+struct Ready {
+    channel: bool,
+    children: bool,
+    starting: bool,
+}
+
+impl Guard {
+    fn new(channel: Channel, policy: Policy, inherited: Inherited) -> io::Result<Self> {
+        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)?;
+        set_name(NAME)?;
+        set_child_subreaper(true)?;
+        let mut child = SigSet::empty();
+        child.add(Signal::SIGCHLD);
+        let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
+        Ok(Self {
+            channel,
+            supervision: Supervision::new(policy),
+            inherited,
+            tree: Tree::new([]),
+            command: None,
+            starting: None,
+            will: None,
+            kept: None,
+            children: SignalFd::with_flags(&child, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?,
+            timer: TimerFd::new(ClockId::CLOCK_BOOTTIME, flags)?,
+            timer_set_to: None,
+            unsent: Vec::new(),
+            unkillable: Vec::new(),
+        })
+    }
+
+    fn watch(mut self) -> io::Result<std::convert::Infallible> {
+        loop {
+            self.set_timer()?;
+            let ready = self.wait()?;
+            // Time first: whatever else has come, a tree past its deadline dies now.
+            self.take(Input::Woken)?;
+            self.sweep_if_due();
+            if ready.starting {
+                self.take_exec_result()?;
+            }
+            if ready.children {
+                self.take_children()?;
+            }
+            if ready.channel {
+                self.take_orders()?;
+            }
+            self.send_unsent()?;
+        }
+    }
+
+    /// Waits for whatever comes first.
+    fn wait(&self) -> io::Result<Ready> {
+        let nothing = PollFlags::empty();
+        let told = match self.unsent.is_empty() {
+            true => PollFlags::POLLIN,
+            false => PollFlags::POLLIN | PollFlags::POLLOUT,
+        };
+        let mut polled = vec![
+            PollFd::new(self.channel.as_fd(), told),
+            PollFd::new(self.children.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.timer.as_fd(), PollFlags::POLLIN),
+        ];
+        polled.extend(self.starting.as_ref().map(|it| PollFd::new(it.as_fd(), PollFlags::POLLIN)));
+        match poll(&mut polled, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        let is_ready = |n: usize| polled.get(n).is_some_and(|it| it.revents().unwrap_or(nothing) != nothing);
+        Ok(Ready { channel: is_ready(0), children: is_ready(1), starting: is_ready(3) })
+    }
+
+    fn set_timer(&mut self) -> io::Result<()> {
+        let retry_at = if self.supervision.is_killing() { self.tree.retry_at() } else { None };
+        let wake_at = [self.supervision.wake_at(), retry_at].into_iter().flatten().min();
+        if wake_at == self.timer_set_to {
+            return Ok(());
+        }
+        match wake_at {
+            Some(at) => {
+                let expiration = Expiration::OneShot(TimeSpec::from_duration(at.since_boot()));
+                self.timer.set(expiration, TimerSetTimeFlags::TFD_TIMER_ABSTIME)?;
+            }
+            None => self.timer.unset()?,
+        }
+        self.timer_set_to = wake_at;
+        Ok(())
+    }
+
+    fn take(&mut self, input: Input) -> io::Result<()> {
+        for action in self.supervision.handle(BootTime::now(), input) {
+            self.act(action)?;
+        }
+        Ok(())
+    }
+
+    fn act(&mut self, action: Action) -> io::Result<()> {
+        match action {
+            Action::ReportEnded(exit) => self.tell(Report::Ended(exit))?,
+            Action::ReportLeftovers => self.tell(Report::Leftovers(self.tree.named()))?,
+            Action::ReportTreeDead(exit, killed_by) => self.tell(Report::TreeDead { exit, killed_by })?,
+            Action::SignalCommand(signal) => {
+                if let Some(command) = self.command {
+                    // It is our child and not reaped, so it can only refuse (EPERM); nothing to do then.
+                    let _ = kill(command, signal);
+                }
+            }
+            Action::StopTree(signal) => self.tree.signal(signal),
+            Action::KillTree => {
+                self.tell(Report::Killing)?;
+                self.sweep()?;
+            }
+            Action::FreezeTree => self.tree.freeze(),
+            Action::ThawTree => self.tree.thaw(),
+            Action::CloseKept => self.kept = None,
+            Action::ExecuteWill => self.execute_will(),
+            Action::Leave => exit_at_once(0),
+        }
+        Ok(())
+    }
+
+    fn execute_will(&self) -> ! {
+        match &self.will {
+            Some(will) => {
+                let _errno = will::execute(will, &self.inherited);
+                exit_at_once(FAILED)
+            }
+            None => exit_at_once(0),
+        }
+    }
+
+    fn sweep_if_due(&mut self) {
+        let is_due = self.tree.retry_at().is_some_and(|at| at <= BootTime::now());
+        if self.supervision.is_killing() && is_due {
+            // The next one is due soon enough if the wrapper can't be told now.
+            let _ = self.sweep();
+        }
+    }
+
+    fn sweep(&mut self) -> io::Result<()> {
+        let refused = self.tree.kill(BootTime::now());
+        if refused != self.unkillable && !refused.is_empty() {
+            self.tell(Report::Unkillable(refused.clone()))?;
+        }
+        self.unkillable = refused;
+        Ok(())
+    }
+
+    fn take_exec_result(&mut self) -> io::Result<()> {
+        let Some(starting) = self.starting.take() else { return Ok(()) };
+        match starting.result() {
+            Ok(pid) => {
+                self.tell(Report::Started { pid: pid.as_raw() })?;
+                self.let_go()
+            }
+            Err(errno) => {
+                self.command = None;
+                self.reap_quietly();
+                self.take(Input::NotExecuted)?;
+                self.tell(Report::NotStarted { errno: errno as i32 })
+            }
+        }
+    }
+
+    /// The child that failed to become the command; it exits at once.
+    fn reap_quietly(&mut self) {
+        while self.tree.reap().1 == Remains::Some {
+            std::thread::yield_now();
+        }
+    }
+
+    /// Readers and writers at the other ends of the command's streams must see what it does with
+    /// them, so nobody else may hold on to them. Stderr stays, for the last will.
+    fn let_go(&mut self) -> io::Result<()> {
+        let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
+        dup2_stdin(&null)?;
+        dup2_stdout(&null)?;
+        drop(null);
+        let ours = [
+            Some(self.channel.as_raw_fd()),
+            Some(self.children.as_fd().as_raw_fd()),
+            Some(self.timer.as_fd().as_raw_fd()),
+            self.kept.as_ref().map(AsRawFd::as_raw_fd),
+        ];
+        close_all_but(ours.into_iter().flatten());
+        Ok(())
+    }
+
+    fn take_children(&mut self) -> io::Result<()> {
+        while let Ok(Some(_)) = self.children.read_signal() {}
+        let (reaped, remains) = self.tree.reap();
+        if let Some(ended) = reaped.iter().find(|one| Some(one.pid) == self.command) {
+            // What exec said comes first; with its process gone, the answer is there.
+            self.take_exec_result()?;
+            if self.command.take().is_some() {
+                self.take(Input::CommandEnded(ended.exit))?;
+            }
+        }
+        if self.supervision.is_tree_alive() {
+            self.take(Input::Reaped(remains))?;
+        }
+        if self.supervision.is_killing() && self.tree.has_new_child() {
+            self.sweep()?;
+        }
+        Ok(())
+    }
+
+    fn take_orders(&mut self) -> io::Result<()> {
+        loop {
+            match self.channel.receive::<Order>()? {
+                Received::Message(order, descriptors) => self.take_order(order, descriptors)?,
+                Received::Nothing => return Ok(()),
+                Received::Closed => {
+                    self.unsent.clear();
+                    return self.take(Input::WrapperGone);
+                }
+            }
+        }
+    }
+
+    fn take_order(&mut self, order: Order, descriptors: Vec<OwnedFd>) -> io::Result<()> {
+        match order {
+            Order::Start => self.start(descriptors),
+            Order::KillDeadline(at) => self.take(Input::KillDeadline(at.map(BootTime::from_since_boot))),
+            Order::Signal(number) => match Signal::try_from(number) {
+                Ok(signal) => self.take(Input::Signal(signal)),
+                Err(_) => Ok(()),
+            },
+            Order::Stop => self.take(Input::Stop),
+            Order::Kill => self.take(Input::Kill),
+            Order::Freeze => self.take(Input::Freeze),
+            Order::Thaw => self.take(Input::Thaw),
+            Order::Goodbye => self.take(Input::Goodbye),
+        }
+    }
+
+    fn start(&mut self, descriptors: Vec<OwnedFd>) -> io::Result<()> {
+        let mut descriptors = descriptors.into_iter();
+        let letter = descriptors.next().ok_or(Errno::EPROTO)?;
+        self.kept = descriptors.next();
+        let mut letter = Letter::open(letter)?;
+        self.will = letter.will.take();
+        let kill_deadline = letter.kill_deadline();
+        let started = Program::new(letter.argv, letter.env)
+            .map_err(io::Error::from)
+            .and_then(|program| program.start(&self.inherited));
+        // From here on signals to the wrapper's process group and terminal are none of our business.
+        // It fails if it was done before, which is as good.
+        let _ = setsid();
+        match started {
+            Ok(starting) => {
+                self.command = Some(starting.pid);
+                self.starting = Some(starting);
+                self.take(Input::Launched(kill_deadline))
+            }
+            Err(error) => {
+                self.take(Input::NotExecuted)?;
+                self.tell(Report::NotStarted { errno: error.raw_os_error().unwrap_or(libc::EINVAL) })
+            }
+        }
+    }
+
+    fn tell(&mut self, report: Report) -> io::Result<()> {
+        // A newer list of what can't be killed replaces the older one.
+        if matches!(report, Report::Unkillable(_)) {
+            self.unsent.retain(|unsent| !matches!(unsent, Report::Unkillable(_)));
+        }
+        self.unsent.push(report);
+        self.send_unsent()
+    }
+
+    fn send_unsent(&mut self) -> io::Result<()> {
+        while let Some(report) = self.unsent.first() {
+            match self.channel.send(report, &[])? {
+                Sent::Yes | Sent::Closed => {
+                    self.unsent.remove(0);
+                }
+                Sent::Full => break,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Closes every descriptor above the standard ones but these.
+fn close_all_but(kept: impl Iterator<Item = RawFd>) {
+    let mut kept: Vec<RawFd> = kept.collect();
+    kept.sort_unstable();
+    let mut first = libc::STDERR_FILENO + 1;
+    for fd in kept {
+        close_range(first, fd - 1);
+        first = fd + 1;
+    }
+    close_range(first, RawFd::MAX);
+}
+
+fn close_range(first: RawFd, last: RawFd) {
+    if first <= last {
+        // SAFETY: nothing in this process owns a descriptor in the range but through the wrapper's
+        // memory, a copy that nobody uses here. A kernel without the call leaves them open, which
+        // only delays what others see.
+        unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+    }
+}

@@ -1,0 +1,101 @@
+//! Ends a tree whose guardian is gone: the wrapper is a subreaper too, so what is left of the tree
+//! is now among its own descendants.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+
+use crate::boot_time::BootTime;
+use crate::boot_timer::BootTimer;
+
+use super::policy::Remains;
+use super::tree::Tree;
+use super::{Exit, Leftover};
+
+/// Between two looks: soon at first, since most trees die at once, then ever later.
+const FIRST_LOOK_AFTER: Duration = Duration::from_millis(1);
+const LAST_LOOK_AFTER: Duration = Duration::from_millis(200);
+
+/// What came of it so far.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// The command itself has ended.
+    Ended(Exit),
+    /// These can't be killed; the list has changed.
+    Unkillable(Vec<Leftover>),
+    /// Nothing is left.
+    Dead {
+        /// How the command itself ended.
+        exit: Exit,
+    },
+}
+
+/// A tree without guardian.
+#[derive(Debug)]
+pub(super) struct Orphans {
+    tree: Tree,
+    command: Option<Pid>,
+    exit: Option<Exit>,
+    timer: BootTimer,
+    look_at: BootTime,
+    look_after: Duration,
+    unkillable: Vec<Leftover>,
+}
+
+impl Orphans {
+    /// All descendants of this process but the spared ones and what is below them. `exit` if the
+    /// command's own end is known already.
+    pub(super) fn new(
+        command: Option<Pid>,
+        exit: Option<Exit>,
+        spared: impl IntoIterator<Item = Pid>,
+        timer: BootTimer,
+    ) -> Self {
+        Self {
+            tree: Tree::new(spared),
+            command,
+            exit,
+            timer,
+            look_at: BootTime::now(),
+            look_after: FIRST_LOOK_AFTER,
+            unkillable: Vec::new(),
+        }
+    }
+
+    /// Kills and reaps until there is something to tell. Cancel safe.
+    pub(super) async fn progress(&mut self) -> Progress {
+        loop {
+            if self.timer.sleep_until(Some(self.look_at)).await.is_err() {
+                // Not heard of. Without a timer we look as often as we can.
+                tokio::task::yield_now().await;
+            }
+            if let Some(progress) = self.look() {
+                return progress;
+            }
+        }
+    }
+
+    fn look(&mut self) -> Option<Progress> {
+        let unkillable = self.tree.kill(BootTime::now());
+        let (reaped, remains) = self.tree.reap();
+        let ended = reaped.iter().find(|one| Some(one.pid) == self.command);
+        if let (Some(ended), None) = (ended, self.exit) {
+            self.exit = Some(ended.exit);
+            // Asked again at once, it says the rest.
+            return Some(Progress::Ended(ended.exit));
+        }
+        if remains == Remains::None {
+            // If the guardian took the exit along, what it does to the command is all that is known.
+            let exit = self.exit.unwrap_or(Exit::Signal(Signal::SIGKILL as i32));
+            return Some(Progress::Dead { exit });
+        }
+        self.look_at = BootTime::now() + self.look_after;
+        self.look_after = (self.look_after * 2).min(LAST_LOOK_AFTER);
+        if unkillable == self.unkillable || unkillable.is_empty() {
+            return None;
+        }
+        self.unkillable.clone_from(&unkillable);
+        Some(Progress::Unkillable(unkillable))
+    }
+}

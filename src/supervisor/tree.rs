@@ -1,0 +1,263 @@
+//! All descendants of this process, as one thing that can be signalled, frozen, killed and reaped.
+//! It acts on what it finds and promises nothing about what it doesn't: the caller repeats until
+//! [`Tree::reap`] says that nothing is left.
+
+use std::collections::HashSet;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::boot_time::BootTime;
+
+use super::descendants::{Process, Stat, children, descendants};
+use super::messages::MAX_NAMED;
+use super::policy::Remains;
+use super::{Exit, Leftover};
+
+/// How often to look for processes that were forked while the others were being stopped. A tree
+/// that still grows then is met again by the next sweep.
+const STOP_ROUNDS: usize = 8;
+
+/// Between two sweeps over a tree that doesn't die: soon at first, then ever later.
+const FIRST_RETRY: Duration = Duration::from_millis(2);
+const LAST_RETRY: Duration = Duration::from_secs(1);
+
+/// All descendants of this process but those that are spared.
+#[derive(Debug)]
+pub(super) struct Tree {
+    root: Pid,
+    /// Children that aren't ours to end, and what is below them.
+    spared: HashSet<Pid>,
+    /// Direct children that were sent SIGKILL; their ids can't be used anew before we reap them.
+    killed: HashSet<Pid>,
+    /// Found standing still when the tree was frozen: they stay so when it is thawed.
+    stood_still: HashSet<Pid>,
+    retry_after: Duration,
+    retry_at: Option<BootTime>,
+}
+
+/// A child that was reaped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Reaped {
+    pub(super) pid: Pid,
+    pub(super) exit: Exit,
+}
+
+impl Tree {
+    /// The descendants of this process.
+    pub(super) fn new(spared: impl IntoIterator<Item = Pid>) -> Self {
+        Self {
+            root: Pid::this(),
+            spared: spared.into_iter().collect(),
+            killed: HashSet::new(),
+            stood_still: HashSet::new(),
+            retry_after: FIRST_RETRY,
+            retry_at: None,
+        }
+    }
+
+    /// Takes in all children that have ended, and says whether others are left.
+    pub(super) fn reap(&mut self) -> (Vec<Reaped>, Remains) {
+        let (reaped, remains) = if self.spared.is_empty() { reap_all() } else { self.reap_all_but_spared() };
+        for one in &reaped {
+            self.killed.remove(&one.pid);
+        }
+        (reaped, remains)
+    }
+
+    /// With children that are spared, whose end is their owner's to take in, `wait` never says that
+    /// none is left. But nobody but us takes a child off our list, so the list can be trusted.
+    fn reap_all_but_spared(&self) -> (Vec<Reaped>, Remains) {
+        let ours = || children(self.root).into_iter().filter(|child| !self.spared.contains(child));
+        let reaped = ours().filter_map(|child| wait_for(child.as_raw()).ok().flatten()).collect();
+        (reaped, if ours().next().is_some() { Remains::Some } else { Remains::None })
+    }
+
+    /// The living, by name; at most as many as anybody wants to read.
+    pub(super) fn named(&self) -> Vec<Leftover> {
+        let mut names = Vec::new();
+        for process in self.processes() {
+            match Stat::of(process.pid) {
+                Some(stat) if !stat.is_dead() => {
+                    names.push(Leftover { pid: process.pid.as_raw(), name: stat.name })
+                }
+                Some(_) | None => {}
+            }
+        }
+        names.truncate(MAX_NAMED);
+        names
+    }
+
+    /// Sends a signal to every process, parents first, so that a shell doesn't go on to its next
+    /// command. Those that stand still are let go, else they could not act on it.
+    pub(super) fn signal(&mut self, signal: Signal) {
+        self.stood_still.clear();
+        for process in self.processes() {
+            // What can't be signalled is found again, and reported, when the tree is killed.
+            let _ = self.send(process, signal);
+            let _ = self.send(process, Signal::SIGCONT);
+        }
+    }
+
+    /// Stops every process, until no new one turns up.
+    pub(super) fn freeze(&mut self) {
+        self.stood_still = self
+            .processes()
+            .into_iter()
+            .filter(|process| Stat::of(process.pid).is_some_and(|stat| stat.is_stopped()))
+            .map(|process| process.pid)
+            .collect();
+        self.stop_all();
+    }
+
+    /// Lets go on what was frozen; children first, so that no parent sees a child stand still.
+    pub(super) fn thaw(&mut self) {
+        let stood_still = std::mem::take(&mut self.stood_still);
+        for process in self.processes().into_iter().rev() {
+            if !stood_still.contains(&process.pid) {
+                // Gone, or not ours to signal: then it wasn't frozen either.
+                let _ = self.send(process, Signal::SIGCONT);
+            }
+        }
+    }
+
+    /// Kills what can be found. Returns what we may not kill. A next sweep is due by
+    /// [`Tree::retry_at`] if the tree isn't dead by then.
+    pub(super) fn kill(&mut self, now: BootTime) -> Vec<Leftover> {
+        let mut refused = Vec::new();
+        for process in self.stop_all() {
+            match self.send(process, Signal::SIGKILL) {
+                Ok(()) => {
+                    if process.parent == self.root {
+                        self.killed.insert(process.pid);
+                    }
+                }
+                Err(Errno::EPERM) => refused.push(process.pid),
+                // Gone already, or found anew under its new parent by the next sweep.
+                Err(_) => {}
+            }
+        }
+        self.retry_at = Some(now + self.retry_after);
+        self.retry_after = (self.retry_after * 2).min(LAST_RETRY);
+        refused.truncate(MAX_NAMED);
+        refused
+            .into_iter()
+            .map(|pid| Leftover {
+                pid: pid.as_raw(),
+                name: Stat::of(pid).map(|stat| stat.name).unwrap_or_default(),
+            })
+            .collect()
+    }
+
+    /// When the next sweep is due.
+    pub(super) fn retry_at(&self) -> Option<BootTime> {
+        self.retry_at
+    }
+
+    /// Whether we have got a child that no sweep has met: one that was forked or orphaned since.
+    pub(super) fn has_new_child(&self) -> bool {
+        children(self.root).iter().any(|child| !self.killed.contains(child) && !self.spared.contains(child))
+    }
+
+    /// Stops all it finds, until a look finds nothing new, and returns them.
+    fn stop_all(&self) -> Vec<Process> {
+        let mut seen = HashSet::new();
+        let mut stopped = Vec::new();
+        for _ in 0..STOP_ROUNDS {
+            let fresh: Vec<Process> =
+                self.processes().into_iter().filter(|process| seen.insert(process.pid)).collect();
+            if fresh.is_empty() {
+                break;
+            }
+            for process in &fresh {
+                // One that has gone, or that we may not stop, is dealt with by the caller.
+                let _ = self.send(*process, Signal::SIGSTOP);
+            }
+            stopped.extend(fresh);
+        }
+        stopped
+    }
+
+    fn processes(&self) -> Vec<Process> {
+        let mut skipped = self.spared.clone();
+        let all = descendants(self.root);
+        if skipped.is_empty() {
+            return all;
+        }
+        // Parents come first, so one pass skips everything below a spared child.
+        all.into_iter()
+            .filter(|process| {
+                let skip = skipped.contains(&process.pid) || skipped.contains(&process.parent);
+                if skip {
+                    skipped.insert(process.pid);
+                }
+                !skip
+            })
+            .collect()
+    }
+
+    fn send(&self, process: Process, signal: Signal) -> nix::Result<()> {
+        // Our own child keeps its id until we reap it, so it can't be anybody else.
+        if process.parent == self.root {
+            return kill(process.pid, signal);
+        }
+        // Another's child may have gone since, and its id may be a stranger's now. The pidfd holds
+        // on to whoever has the id; if that one's parent is still the one we found, or us, it is ours.
+        let pidfd = pidfd_open(process.pid)?;
+        match Stat::of(process.pid) {
+            Some(stat) if stat.parent == process.parent || stat.parent == self.root => {
+                pidfd_send_signal(&pidfd, signal)
+            }
+            Some(_) | None => Err(Errno::ESRCH),
+        }
+    }
+}
+
+fn reap_all() -> (Vec<Reaped>, Remains) {
+    const ANY_CHILD: libc::pid_t = -1;
+    let mut reaped = Vec::new();
+    loop {
+        match wait_for(ANY_CHILD) {
+            Ok(Some(one)) => reaped.push(one),
+            Ok(None) => return (reaped, Remains::Some),
+            Err(Errno::ECHILD) => return (reaped, Remains::None),
+            Err(errno) => unreachable!("a wait that doesn't block fails: {errno}"),
+        }
+    }
+}
+
+/// Takes in a child that has ended, if there is one. nix's `wait` loses those that a real-time
+/// signal killed.
+fn wait_for(pid: libc::pid_t) -> nix::Result<Option<Reaped>> {
+    let mut status = 0;
+    // SAFETY: writes one number to where we say.
+    let pid = Errno::result(unsafe { libc::waitpid(pid, &mut status, libc::WNOHANG | libc::__WALL) })?;
+    if pid == 0 {
+        return Ok(None);
+    }
+    let exit = match libc::WIFEXITED(status) {
+        true => Exit::Code(libc::WEXITSTATUS(status)),
+        false => Exit::Signal(libc::WTERMSIG(status)),
+    };
+    Ok(Some(Reaped { pid: Pid::from_raw(pid), exit }))
+}
+
+fn pidfd_open(pid: Pid) -> nix::Result<OwnedFd> {
+    // SAFETY: takes and returns plain numbers; what it returns is a new descriptor that we own.
+    unsafe {
+        let fd = Errno::result(libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0))?;
+        Ok(OwnedFd::from_raw_fd(fd as libc::c_int))
+    }
+}
+
+fn pidfd_send_signal(pidfd: &OwnedFd, signal: Signal) -> nix::Result<()> {
+    let none = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: a null info means the same as `kill`; everything else is plain numbers.
+    let sent = unsafe {
+        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal as libc::c_int, none, 0)
+    };
+    Errno::result(sent).map(drop)
+}

@@ -1,0 +1,18 @@
+//! The program as its users see it: real processes, one file a promise.
+
+mod acquire;
+mod busy;
+mod cron;
+mod embedded;
+mod environment;
+mod exit_codes;
+mod lock_id;
+mod lost_lock;
+mod policies;
+mod restart;
+mod semaphore;
+mod signals;
+mod standby;
+mod status_file;
+mod support;
+mod tree;

@@ -1,0 +1,141 @@
+//! Wrapper and guardian stand in for each other.
+
+use std::io::Read;
+use std::os::unix::net::UnixListener;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use serde_json::json;
+
+use crate::driver::{PATIENCE, Setting, Wrapper, is_alive, send, state, wait_until};
+use crate::wrapper::SECRET;
+
+crate::promises![
+    a_killed_wrapper_takes_the_tree_along_and_leaves_its_will,
+    a_stopped_wrapper_loses_the_tree_at_its_deadline,
+    a_killed_process_group_takes_the_daemon_along_and_leaves_its_will,
+    a_killed_guardian_is_replaced,
+    a_spared_child_outlives_the_guardian,
+    a_stopped_guardian_is_woken_to_kill,
+    a_term_to_the_process_group_spares_the_guardian,
+    a_dismissed_guardian_leaves_no_will,
+    a_guardian_without_command_just_leaves,
+    what_is_kept_open_closes_with_the_tree,
+];
+
+/// A shell that waits, and a daemon of it.
+const FAMILY: &str = "setsid sh -c 'setsid sleep 1000 >/dev/null & echo $!'; read line";
+
+/// Command and daemon of a running family.
+fn family(wrapper: &mut Wrapper) -> [i32; 2] {
+    [wrapper.started(), wrapper.pid_line()]
+}
+
+fn wait_for_will(wrapper: &Wrapper) {
+    wait_until("the will is carried out", || wrapper.will_file().exists());
+    let found = std::fs::read_to_string(wrapper.will_file()).unwrap();
+    assert_eq!(found, format!("{SECRET} 3"), "the secret, and three descriptors");
+}
+
+fn a_killed_wrapper_takes_the_tree_along_and_leaves_its_will() {
+    let mut wrapper = Setting::script(FAMILY).will().start();
+    let family = family(&mut wrapper);
+    wrapper.send(Signal::SIGKILL);
+    wait_for_will(&wrapper);
+    assert!(!family.into_iter().any(is_alive), "the will comes last");
+}
+
+fn a_stopped_wrapper_loses_the_tree_at_its_deadline() {
+    let mut wrapper = Setting::script(FAMILY).deadline(Duration::from_millis(500)).start();
+    let family = family(&mut wrapper);
+    wrapper.send(Signal::SIGSTOP);
+    wait_until("the tree is dead", || !family.into_iter().any(is_alive));
+    assert_eq!(state(wrapper.pid()), Some('T'), "the wrapper still stands");
+    wrapper.send(Signal::SIGCONT);
+    assert_eq!(wrapper.event_at_last("tree_dead")["killed_by"], json!("Deadline"));
+}
+
+fn a_killed_process_group_takes_the_daemon_along_and_leaves_its_will() {
+    let mut wrapper = Setting::script(FAMILY).will().start();
+    let family = family(&mut wrapper);
+    killpg(Pid::from_raw(wrapper.pid()), Signal::SIGKILL).unwrap();
+    wait_for_will(&wrapper);
+    assert!(!family.into_iter().any(is_alive));
+}
+
+fn a_killed_guardian_is_replaced() {
+    let mut wrapper = Setting::script(FAMILY).start();
+    let family = family(&mut wrapper);
+    send(wrapper.guardian, Signal::SIGKILL);
+    wrapper.event("guardian_died");
+    let dead = wrapper.event_at_last("tree_dead");
+    assert_eq!((&dead["exit"], &dead["killed_by"]), (&json!({"Signal": 9}), &json!("GuardianGone")));
+    assert!(!family.into_iter().any(is_alive));
+    assert_eq!(wrapper.code(), 137);
+}
+
+fn a_spared_child_outlives_the_guardian() {
+    // With the wrapper a subreaper, the daemon becomes its child once the guardian is gone.
+    let mut wrapper = Setting::script(FAMILY).start();
+    let [command, daemon] = family(&mut wrapper);
+    wrapper.order(&format!("spare {daemon}"));
+    wrapper.event("spared");
+    send(wrapper.guardian, Signal::SIGKILL);
+    wrapper.event_at_last("tree_dead");
+    assert!(is_alive(daemon) && !is_alive(command));
+    send(daemon, Signal::SIGKILL);
+}
+
+fn a_stopped_guardian_is_woken_to_kill() {
+    let mut wrapper = Setting::script(FAMILY).deadline(Duration::from_millis(500)).start();
+    let family = family(&mut wrapper);
+    send(wrapper.guardian, Signal::SIGSTOP);
+    wrapper.event_at_last("tree_dead");
+    assert!(!family.into_iter().any(is_alive));
+}
+
+fn a_term_to_the_process_group_spares_the_guardian() {
+    let mut wrapper = Setting::script("trap 'exit 6' TERM; echo ready; while :; do sleep 0.01; done").start();
+    wrapper.started();
+    wrapper.line();
+    send(wrapper.guardian, Signal::SIGTERM);
+    send(wrapper.guardian, Signal::SIGHUP);
+    killpg(Pid::from_raw(wrapper.pid()), Signal::SIGTERM).unwrap();
+    let dead = wrapper.event_at_last("tree_dead");
+    assert_eq!(dead["exit"], json!({"Code": 6}));
+}
+
+fn a_dismissed_guardian_leaves_no_will() {
+    let mut wrapper = Setting::script("exit 0").will().start();
+    wrapper.started();
+    wrapper.event_at_last("tree_dead");
+    assert_eq!(wrapper.code(), 0);
+    let guardian = wrapper.guardian;
+    wait_until("the guardian has left", || !is_alive(guardian));
+    assert!(!wrapper.will_file().exists());
+}
+
+fn a_guardian_without_command_just_leaves() {
+    let mut setting = Setting::script("exit 0").will();
+    setting.plan.leave_early = true;
+    let mut wrapper = setting.start();
+    assert_eq!(wrapper.code(), 0);
+    let guardian = wrapper.guardian;
+    wait_until("the guardian has left", || !is_alive(guardian));
+    assert!(!wrapper.will_file().exists());
+}
+
+fn what_is_kept_open_closes_with_the_tree() {
+    let mut setting = Setting::script(FAMILY);
+    let path = setting.folder.path().join("kept");
+    let listener = UnixListener::bind(&path).unwrap();
+    setting.plan.keep_open = Some(path);
+    let mut wrapper = setting.start();
+    let (mut kept, _) = listener.accept().unwrap();
+    kept.set_read_timeout(Some(PATIENCE)).unwrap();
+    let family = family(&mut wrapper);
+    wrapper.send(Signal::SIGKILL);
+    assert_eq!(kept.read(&mut [0]).unwrap(), 0, "it is closed");
+    assert!(!family.into_iter().any(is_alive), "and the tree was dead before");
+}
