@@ -215,6 +215,10 @@ impl Checkers {
         self.locks[lock].queue.retain(|&waiter| waiter != session);
     }
 
+    pub(crate) fn released(&mut self, session: SessionId, lock: usize) {
+        self.locks[lock].holders.remove(&session);
+    }
+
     pub(crate) fn ended(&mut self, session: SessionId) {
         self.connected.remove(&session);
         self.willed.retain(|&(willed, _)| willed != session);
@@ -300,7 +304,7 @@ impl Checkers {
     pub(crate) fn sent_away(&mut self, client: ClientId, waited: Time, limit: Option<Time>) {
         match limit {
             None => self.fail(format!("client {client} was to wait for ever and was sent away")),
-            Some(limit) if waited < limit - limit / 50 => {
+            Some(limit) if waited < limit - limit / 20 => {
                 self.fail(format!("client {client} was to wait {limit} ns and waited only {waited}"));
             }
             Some(limit) if self.is_calm && waited > limit + limit / 50 + MOST_LATENESS => {

@@ -2,7 +2,7 @@
 //! it: a small model over the real `Table` and the real `Sessions`. A turn serves everything that
 //! has arrived, then the timers, then commits, and only then replies leave.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use officer::boot_time::BootTime;
@@ -55,6 +55,9 @@ pub(crate) struct Server {
     max_ttl: Duration,
     /// When sessions are granted locks again; `None`: now.
     ready_at: Option<BootTime>,
+    /// Holds put back after a reboot: the lock may have passed on since, in commits that are lost. A
+    /// command that runs under one keeps it; who asks for one has none and is granted it anew.
+    put_back_holds: BTreeSet<(u64, usize)>,
     conns: BTreeMap<ConnId, Option<SessionKey>>,
     inbox: Vec<(ConnId, Uplink)>,
     turn_at: Time,
@@ -80,6 +83,7 @@ impl Server {
             store,
             max_ttl,
             ready_at: None,
+            put_back_holds: BTreeSet::new(),
             conns: BTreeMap::new(),
             inbox: Vec::new(),
             turn_at: Time::MAX,
@@ -178,9 +182,6 @@ impl Server {
 
     fn send_all(&mut self, env: &mut Env) {
         for (conn, what) in std::mem::take(&mut self.outbox) {
-            if matches!(what, Downlink::Closed) {
-                env.network.conn_mut(conn).server_closed = true;
-            }
             env.send_down(conn, what);
         }
     }
@@ -219,7 +220,7 @@ impl Server {
         env.note(|| format!("server: {:?} has expired", self.sessions.get(key).id));
         if let Some(conn) = self.sessions.get(key).connection {
             self.outbox.push((conn, Downlink::Reply(Reply::Expired)));
-            self.hang_up(conn);
+            self.hang_up(conn, env);
         }
         if env.mutation == Some(Mutation::ExpiryKeepsTheLocks) {
             let session = self.sessions.remove(key);
@@ -241,7 +242,10 @@ impl Server {
                 ClaimState::Holding { .. } => None,
             })
             .collect();
-        waiting.sort_by_key(|&(ticket, ..)| ticket);
+        match env.mutation {
+            Some(Mutation::ReadyInOrderOfSessions) => waiting.clear(),
+            _ => waiting.sort_by_key(|&(ticket, ..)| ticket),
+        }
         let mut effects = Vec::new();
         for (_, party, owner) in waiting {
             if self.sessions.get(key_of(party)).connection.is_some() {
@@ -328,7 +332,7 @@ impl Server {
         let Some(key) = self.sessions.find(id) else { return self.reply(conn, Reply::SessionUnknown) };
         if let Some(older) = self.sessions.attach(key, conn) {
             self.outbox.push((older, Downlink::Reply(Reply::Superseded)));
-            self.hang_up(older);
+            self.hang_up(older, env);
         }
         self.conns.insert(conn, Some(key));
         self.sessions.renew(key, now);
@@ -364,6 +368,14 @@ impl Server {
         let ask = Ask { limit, wait: lock.timeout, queue_max: lock.queue_max, extended: true };
         let (name, at) = (lock.name.to_string(), lock_number(&lock.name));
         self.asked_once.insert(number, at);
+        if self.put_back_holds.remove(&(number, at)) {
+            env.note(|| format!("server: lock {at} must be granted anew to {id:?}"));
+            let mut effects = Vec::new();
+            self.table.unlock(owner, &name, now, &mut effects);
+            env.checkers.released(id, at);
+            self.store.add(Change::Left { number, lock: at });
+            self.deliver(effects, env);
+        }
         let away = |name| TurnedAway { name, queue: Vec::new(), holders: Vec::new() };
         match self.table.lock(owner, &name, &ask, now) {
             Outcome::Acquired(grant) => {
@@ -392,7 +404,7 @@ impl Server {
     fn close_elsewhere(&mut self, conn: ConnId, id: SessionId, now: BootTime, env: &mut Env) {
         let Some(key) = self.sessions.find(id) else { return self.reply(conn, Reply::SessionUnknown) };
         if let Some(attached) = self.sessions.get(key).connection {
-            self.hang_up(attached);
+            self.hang_up(attached, env);
         }
         self.end_session(key, now, env);
         self.reply(conn, Reply::Closed);
@@ -454,8 +466,9 @@ impl Server {
         self.outbox.push((conn, Downlink::Reply(reply)));
     }
 
-    fn hang_up(&mut self, conn: ConnId) {
+    fn hang_up(&mut self, conn: ConnId, env: &mut Env) {
         self.conns.remove(&conn);
+        env.network.conn_mut(conn).server_closed = true;
         self.outbox.push((conn, Downlink::Closed));
     }
 
@@ -513,6 +526,12 @@ impl Server {
             .then(|| BootTime::from_since_boot(self.max_ttl));
         self.life = Life::Up;
         self.put_back(&image, now, env);
+        self.put_back_holds.clear();
+        if is_reboot && env.mutation != Some(Mutation::HoldsOutliveAReboot) {
+            let is_held =
+                |&(_, (_, state)): &(_, &(_, ClaimState))| matches!(state, ClaimState::Holding { .. });
+            self.put_back_holds = image.claims.iter().filter(is_held).map(|(&claim, _)| claim).collect();
+        }
         env.note(|| {
             format!("server: starts with {} sessions, next token {first_token}", self.sessions.len())
         });
