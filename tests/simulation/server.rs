@@ -57,7 +57,7 @@ pub(crate) struct Server {
     ready_at: Option<BootTime>,
     /// Holds put back after a reboot: the lock may have passed on since, in commits that are lost. A
     /// command that runs under one keeps it; who asks for one has none and is granted it anew.
-    put_back_holds: BTreeSet<(u64, usize)>,
+    holds_in_doubt: BTreeSet<Token>,
     conns: BTreeMap<ConnId, Option<SessionKey>>,
     inbox: Vec<(ConnId, Uplink)>,
     turn_at: Time,
@@ -83,7 +83,7 @@ impl Server {
             store,
             max_ttl,
             ready_at: None,
-            put_back_holds: BTreeSet::new(),
+            holds_in_doubt: BTreeSet::new(),
             conns: BTreeMap::new(),
             inbox: Vec::new(),
             turn_at: Time::MAX,
@@ -235,27 +235,13 @@ impl Server {
     fn get_ready(&mut self, now: BootTime, env: &mut Env) {
         env.note(|| "server: ready to grant locks to sessions".into());
         self.ready_at = None;
-        let waiters = self.table.lock_views().flat_map(|lock| lock.waiters().collect::<Vec<_>>());
-        let mut waiting: Vec<_> = waiters
-            .filter_map(|claim| match claim.state() {
-                ClaimState::Waiting { ticket } => Some((ticket, claim.party(), claim.owner())),
-                ClaimState::Holding { .. } => None,
-            })
-            .collect();
-        match env.mutation {
-            Some(Mutation::ReadyInOrderOfSessions) => waiting.clear(),
-            _ => waiting.sort_by_key(|&(ticket, ..)| ticket),
-        }
         let mut effects = Vec::new();
-        for (_, party, owner) in waiting {
-            if self.sessions.get(key_of(party)).connection.is_some() {
-                self.table.resume(owner, now, &mut effects);
-            }
-        }
         let attached: Vec<_> =
             self.sessions.iter().filter(|(_, s)| s.connection.is_some()).map(|(_, s)| s.owner).collect();
-        for owner in attached {
-            self.table.resume(owner, now, &mut effects);
+        if env.mutation == Some(Mutation::ReadyInOrderOfSessions) {
+            attached.iter().for_each(|&owner| self.table.resume(owner, now, &mut effects));
+        } else {
+            self.table.resume_all(&attached, now, &mut effects);
         }
         self.deliver(effects, env);
     }
@@ -368,14 +354,7 @@ impl Server {
         let ask = Ask { limit, wait: lock.timeout, queue_max: lock.queue_max, extended: true };
         let (name, at) = (lock.name.to_string(), lock_number(&lock.name));
         self.asked_once.insert(number, at);
-        if self.put_back_holds.remove(&(number, at)) {
-            env.note(|| format!("server: lock {at} must be granted anew to {id:?}"));
-            let mut effects = Vec::new();
-            self.table.unlock(owner, &name, now, &mut effects);
-            env.checkers.released(id, at);
-            self.store.add(Change::Left { number, lock: at });
-            self.deliver(effects, env);
-        }
+        self.end_hold_in_doubt(key, at, now, env);
         let away = |name| TurnedAway { name, queue: Vec::new(), holders: Vec::new() };
         match self.table.lock(owner, &name, &ask, now) {
             Outcome::Acquired(grant) => {
@@ -398,6 +377,23 @@ impl Server {
             Outcome::LimitMismatch(_) | Outcome::TooManyLocks | Outcome::TooManyWaiters => {
                 panic!("no client of this world asks for so much")
             }
+        }
+    }
+
+    fn end_hold_in_doubt(&mut self, key: SessionKey, lock: usize, now: BootTime, env: &mut Env) {
+        let session = self.sessions.get(key);
+        let (id, number, owner) = (session.id, session.number, session.owner);
+        let name = crate::plan::lock_name(lock);
+        let state = self.table.claim_of(owner, name).map(|claim| claim.state());
+        if let Some(ClaimState::Holding { token, .. }) = state
+            && self.holds_in_doubt.remove(&token)
+        {
+            env.note(|| format!("server: lock {lock} must be granted anew to {id:?}"));
+            env.checkers.released(id, lock);
+            self.store.add(Change::Left { number, lock });
+            let mut effects = Vec::new();
+            self.table.unlock(owner, name, now, &mut effects);
+            self.deliver(effects, env);
         }
     }
 
@@ -517,7 +513,7 @@ impl Server {
         let now = self.clock.read(env.now());
         let (image, mut first_token) = self.store.open();
         if env.mutation == Some(Mutation::TokensAreReused) {
-            first_token = greatest_token(&image).map_or(Token(1), |token| Token(token.0 + 1));
+            first_token = held_tokens(&image).max().map_or(Token(1), |token| Token(token.0 + 1));
         }
         self.table = Table::new(first_token, BOUNDS);
         self.sessions = Sessions::new();
@@ -526,11 +522,9 @@ impl Server {
             .then(|| BootTime::from_since_boot(self.max_ttl));
         self.life = Life::Up;
         self.put_back(&image, now, env);
-        self.put_back_holds.clear();
+        self.holds_in_doubt.clear();
         if is_reboot && env.mutation != Some(Mutation::HoldsOutliveAReboot) {
-            let is_held =
-                |&(_, (_, state)): &(_, &(_, ClaimState))| matches!(state, ClaimState::Holding { .. });
-            self.put_back_holds = image.claims.iter().filter(is_held).map(|(&claim, _)| claim).collect();
+            self.holds_in_doubt = held_tokens(&image).collect();
         }
         env.note(|| {
             format!("server: starts with {} sessions, next token {first_token}", self.sessions.len())
@@ -571,12 +565,11 @@ fn early_end(end: BootTime, ttl: Duration) -> BootTime {
     end - ttl / 10 - Duration::from_millis(200)
 }
 
-fn greatest_token(image: &Image) -> Option<Token> {
-    let held = image.claims.values().filter_map(|&(_, state)| match state {
+fn held_tokens(image: &Image) -> impl Iterator<Item = Token> {
+    image.claims.values().filter_map(|&(_, state)| match state {
         ClaimState::Holding { token, .. } => Some(token),
         ClaimState::Waiting { .. } => None,
-    });
-    held.max()
+    })
 }
 
 fn granted(name: String, grant: Grant) -> Granted {
