@@ -295,10 +295,11 @@ impl Client {
             Heard::Resumed { holds } => {
                 self.suspended_since = None;
                 self.next_renewal = now + self.plan.ttl / 3;
-                match holds.into_iter().next() {
-                    Some(held) => self.hold_token(held.token, now, env),
-                    None if env.mutation == Some(Mutation::NothingIsAskedAgain) => {}
-                    None => self.ask(now, env),
+                // What it holds it is told when it asks: what is listed may be older than a reboot.
+                if env.mutation == Some(Mutation::HoldsOutliveAReboot) && !holds.is_empty() {
+                    self.hold_token(holds[0].token, now, env);
+                } else if env.mutation != Some(Mutation::NothingIsAskedAgain) {
+                    self.ask(now, env);
                 }
             }
             Heard::Over => {
@@ -381,7 +382,7 @@ impl Client {
     }
 
     fn send_close(&mut self, env: &mut Env) {
-        env.checkers.releasing(self.id);
+        env.checkers.releasing((self.id, self.host.run));
         self.session().ask(Request::Close { session: None }, env);
     }
 

@@ -42,10 +42,16 @@ pub(crate) enum Mutation {
     StaleCloseFreesTheNewHolder,
     /// A restart forgets who holds what.
     RestartForgetsHolds,
+    /// A waiter takes what it is said to hold after a reboot without asking for it.
+    HoldsOutliveAReboot,
+    /// After a reboot the first session is considered first, not the first waiter.
+    ReadyInOrderOfSessions,
+    /// No rule but the assumption: clocks differ in rate by up to 3 %.
+    ClocksDifferTooMuch,
 }
 
 impl Mutation {
-    pub(crate) const ALL: [Self; 19] = [
+    pub(crate) const ALL: [Self; 22] = [
         Self::NoMargin,
         Self::ReleaseBeforeTheTreeIsDead,
         Self::WillBeforeTheTreeIsDead,
@@ -65,5 +71,8 @@ impl Mutation {
         Self::ResumeTellsNoGrants,
         Self::StaleCloseFreesTheNewHolder,
         Self::RestartForgetsHolds,
+        Self::HoldsOutliveAReboot,
+        Self::ReadyInOrderOfSessions,
+        Self::ClocksDifferTooMuch,
     ];
 }

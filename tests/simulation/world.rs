@@ -111,7 +111,7 @@ pub(crate) fn run(seed: u64, mutation: Option<Mutation>, traced: bool) -> Report
 impl World {
     fn new(seed: u64, mutation: Option<Mutation>, traced: bool) -> Self {
         let mut rng = Rng::new(seed);
-        let plan = Plan::new(&mut rng);
+        let plan = Plan::new(&mut rng, mutation);
         let greatest_ttl = plan.max_ttl.as_nanos() as Time;
         let mut env = Env {
             scheduler: Scheduler::default(),
