@@ -2,6 +2,7 @@
 //! first wrapper that needs it. See [`crate::local`] for where it is.
 
 use std::io;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -63,6 +64,7 @@ async fn connect_once() -> io::Result<Box<dyn Stream>> {
 fn start() -> io::Result<()> {
     let started = orphaning(|| {
         Command::new(this_program())
+            .arg0("officer-exec")
             .arg(EMBEDDED_VERB)
             .env_clear()
             .current_dir("/")

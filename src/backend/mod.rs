@@ -7,10 +7,20 @@
 //! reports when an *answered* renewal had been *sent*, and the engine's own idea of "expired" only
 //! ever shortens the lease.
 
+#[cfg(any(feature = "zookeeper", feature = "etcd", feature = "redis"))]
+mod engine;
+#[cfg(feature = "etcd")]
+mod etcd;
+#[cfg(any(feature = "zookeeper", feature = "etcd", feature = "redis"))]
+mod held;
 mod link;
 mod local;
 mod officer;
+#[cfg(feature = "redis")]
+mod redis;
 mod server_url;
+#[cfg(feature = "zookeeper")]
+mod zookeeper;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -79,6 +89,8 @@ pub struct Grant {
     pub ttl: Duration,
     /// When the last renewal answered so far had been sent.
     pub proven_at: BootTime,
+    /// Variables that the engine's own lock command gives to what it runs, name and value.
+    pub env: Vec<(String, String)>,
 }
 
 /// What a guard hears while the lock is held.
@@ -283,9 +295,14 @@ pub async fn connect(server: &ServerUrl, options: &ConnectOptions) -> Result<Box
     match server {
         ServerUrl::Officer(endpoint) => officer::connect(Arc::new(endpoint.clone()), options).await,
         ServerUrl::Local => officer::connect(Arc::new(local::Local), options).await,
-        ServerUrl::ZooKeeper { .. } | ServerUrl::Etcd { .. } | ServerUrl::Redis { .. } => {
-            Err(ConnectError::Unsupported(format!("{server}: this build has no such engine")))
-        }
+        #[cfg(feature = "zookeeper")]
+        ServerUrl::ZooKeeper { hosts } => zookeeper::connect(hosts, options).await,
+        #[cfg(feature = "etcd")]
+        ServerUrl::Etcd { hosts } => etcd::connect(hosts, options).await,
+        #[cfg(feature = "redis")]
+        ServerUrl::Redis { url } => redis::connect(url, options).await,
+        #[cfg(not(all(feature = "zookeeper", feature = "etcd", feature = "redis")))]
+        other => Err(ConnectError::Unsupported(format!("{other}: this build has no such engine"))),
     }
 }
 
@@ -296,9 +313,14 @@ pub async fn execute_will(will: &Will) -> Result<(), ReleaseError> {
     let connector: Arc<dyn Connect> = match &server {
         ServerUrl::Officer(endpoint) => Arc::new(endpoint.clone()),
         ServerUrl::Local => Arc::new(local::Local),
-        ServerUrl::ZooKeeper { .. } | ServerUrl::Etcd { .. } | ServerUrl::Redis { .. } => {
-            return Err(failed(format!("{server}: this build has no such engine")));
-        }
+        #[cfg(feature = "zookeeper")]
+        ServerUrl::ZooKeeper { hosts } => return zookeeper::execute_will(hosts, &will.handle).await,
+        #[cfg(feature = "etcd")]
+        ServerUrl::Etcd { hosts } => return etcd::execute_will(hosts, &will.handle).await,
+        #[cfg(feature = "redis")]
+        ServerUrl::Redis { url } => return redis::execute_will(url, &will.handle).await,
+        #[cfg(not(all(feature = "zookeeper", feature = "etcd", feature = "redis")))]
+        other => return Err(failed(format!("{other}: this build has no such engine"))),
     };
     officer::execute_will(connector, &will.handle).await
 }

@@ -3,19 +3,19 @@
 use std::time::Duration;
 
 /// Appends a string with its quotes: UTF-8 as it is, only what JSON demands is escaped.
-pub(super) fn push_string(out: &mut Vec<u8>, text: &str) {
+pub(crate) fn push_string(out: &mut Vec<u8>, text: &str) {
     serde_json::to_writer(out, text).expect("a Vec takes every write");
 }
 
 /// Appends the comma, the name and the colon of a further field.
-pub(super) fn push_field(out: &mut Vec<u8>, name: &str) {
+pub(crate) fn push_field(out: &mut Vec<u8>, name: &str) {
     out.extend_from_slice(b",\"");
     out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(b"\":");
 }
 
 /// Appends a time in seconds; a whole number without a fraction.
-pub(super) fn push_seconds(out: &mut Vec<u8>, time: Duration) {
+pub(crate) fn push_seconds(out: &mut Vec<u8>, time: Duration) {
     if time.subsec_nanos() == 0 {
         return push_integer(out, time.as_secs());
     }
@@ -23,6 +23,6 @@ pub(super) fn push_seconds(out: &mut Vec<u8>, time: Duration) {
 }
 
 /// Appends a number.
-pub(super) fn push_integer(out: &mut Vec<u8>, number: u64) {
+pub(crate) fn push_integer(out: &mut Vec<u8>, number: u64) {
     serde_json::to_writer(out, &number).expect("a Vec takes every write");
 }

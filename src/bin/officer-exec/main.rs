@@ -1,3 +1,100 @@
 //! The program: parse, call, print one error, exit.
 
-fn main() {}
+mod cli;
+mod daemon;
+mod duration;
+mod embedded;
+mod exec;
+mod exit_status;
+mod hooks;
+mod last_will;
+mod log;
+mod pid_file;
+mod serve;
+mod status;
+mod status_file;
+mod watch;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Args, Command, FromArgMatches};
+use exit_status::ExitStatus;
+
+fn main() -> ExitCode {
+    // A program started by way of /proc/self/exe would be listed as "exe".
+    let _ = nix::sys::prctl::set_name(c"officer-exec");
+    let args: Vec<OsString> = std::env::args_os().collect();
+    let status = run(args);
+    log::finish();
+    status.into()
+}
+
+/// A verb is one only as the first word, so that no option's value is taken for it.
+fn run(args: Vec<OsString>) -> ExitStatus {
+    match args.get(1).and_then(|word| word.to_str()) {
+        Some("serve") => serve(args),
+        Some("status") => operator("officer-exec status", args, status::status),
+        Some("release") => operator("officer-exec release", args, status::release),
+        Some("verify") => operator("officer-exec verify", args, status::verify),
+        Some("ping") => operator("officer-exec ping", args, status::ping),
+        Some(officer::local::EMBEDDED_VERB) => embedded::serve(),
+        Some(last_will::VERB) => last_will::execute(),
+        _ => exec(args),
+    }
+}
+
+fn exec(args: Vec<OsString>) -> ExitStatus {
+    match cli::parse(args) {
+        Ok((log, task)) => {
+            log::start(log);
+            match task {
+                cli::Task::Exec(plan) => exec::run(*plan),
+                cli::Task::PrintLockId(id) => {
+                    println!("{id}");
+                    ExitStatus::Success
+                }
+            }
+        }
+        Err(error) => usage(&error),
+    }
+}
+
+fn serve(args: Vec<OsString>) -> ExitStatus {
+    match verb::<serve::ServeArgs>("officer-exec serve", args) {
+        Ok(args) => serve::serve(args).unwrap_or_else(|error| {
+            eprintln!("officer-exec: {error}");
+            ExitStatus::Internal
+        }),
+        Err(error) => usage(&error),
+    }
+}
+
+/// A question to a lock server.
+fn operator<A: Args + FromArgMatches>(
+    name: &'static str,
+    args: Vec<OsString>,
+    ask: fn(A) -> Result<ExitStatus, status::AskError>,
+) -> ExitStatus {
+    match verb::<A>(name, args) {
+        Ok(args) => ask(args).unwrap_or_else(|error| {
+            eprintln!("officer-exec: {error}");
+            error.exit_status()
+        }),
+        Err(error) => usage(&error),
+    }
+}
+
+/// Reads a verb's own flags, which follow it.
+fn verb<A: Args + FromArgMatches>(name: &'static str, args: Vec<OsString>) -> Result<A, clap::Error> {
+    let command = A::augment_args(Command::new(name).version(env!("CARGO_PKG_VERSION")));
+    let matches = command.try_get_matches_from(args.into_iter().skip(1))?;
+    A::from_arg_matches(&matches)
+}
+
+/// Prints clap's text: help on stdout, an error on stderr.
+fn usage(error: &clap::Error) -> ExitStatus {
+    // A closed stdout or stderr can't be told.
+    let _ = error.print();
+    if error.use_stderr() { ExitStatus::Usage } else { ExitStatus::Success }
+}

@@ -1,0 +1,39 @@
+//! Durations as people write them: `500ms`, `15s`, `2h`; a bare or fractional number is seconds.
+
+use std::time::Duration;
+
+/// Reads a duration.
+pub fn parse(text: &str) -> Result<Duration, String> {
+    let seconds = match text.parse::<f64>() {
+        Ok(seconds) => Duration::try_from_secs_f64(seconds).ok(),
+        Err(_) => humantime::parse_duration(text).ok(),
+    };
+    seconds.ok_or_else(|| "use seconds (15, 0.5) or a number with a unit (500ms, 15s, 2h)".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units_and_bare_seconds_are_understood() {
+        for (text, millis) in [
+            ("500ms", 500),
+            ("15s", 15_000),
+            ("2h", 7_200_000),
+            ("1", 1000),
+            ("0.25", 250),
+            ("0", 0),
+            ("1m 30s", 90_000),
+        ] {
+            assert_eq!(parse(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_duration_is_refused() {
+        for text in ["", "-1", "soon", "5 parsecs", "NaN", "inf", "1e300"] {
+            assert!(parse(text).unwrap_err().contains("500ms"), "{text}");
+        }
+    }
+}

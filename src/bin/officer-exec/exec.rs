@@ -1,0 +1,253 @@
+//! The story of one command: acquire, run, watch, end the tree, release. The only place that sees a
+//! backend and a supervisor.
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use officer::backend::{self, AcquireError, ConnectError, ConnectOptions, Grant, Guard};
+use officer::boot_time::BootTime;
+use officer::boot_timer::BootTimer;
+use officer::lease::{Lease, TermsError, TooLate};
+use officer::protocol::Who;
+use officer::supervisor::{Guardian, LastWill, Launch, Signals, StartError, let_go_of_stdio};
+
+use crate::cli::{Plan, VERBS};
+use crate::exit_status::ExitStatus;
+use crate::hooks::{Hooks, Occasion};
+use crate::last_will;
+use crate::status_file::{Report, StatusFile, seconds};
+use crate::watch::{Parts, Watch};
+
+/// How long giving the lock back may take without a lease that would end by itself.
+const RELEASE_BOUND: Duration = Duration::from_secs(10);
+
+/// Runs the plan's command under its lock.
+pub fn run(plan: Plan) -> ExitStatus {
+    // Before anything that may make a thread: what is forked later would be a copy of one thread only.
+    let guardian = match Guardian::fork(plan.policy) {
+        Ok(guardian) => guardian,
+        Err(error) => return failed(&error),
+    };
+    let status_file = match plan.status_file.as_deref().map(StatusFile::create).transpose() {
+        Ok(file) => file,
+        Err(error) => {
+            let path = plan.status_file.unwrap_or_default();
+            tracing::error!("cannot write the status file {}: {error}", path.display());
+            return ExitStatus::Usage;
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error),
+    };
+    let mut report = Report { lock: plan.wanted.name.clone(), ..Report::default() };
+    let status = runtime.block_on(story(&plan, guardian, &mut report)).unwrap_or_else(|end| end);
+    if let Some(file) = status_file {
+        file.write(status, &report);
+    }
+    // A thread that hangs (a name lookup, say) must not keep the program.
+    runtime.shutdown_background();
+    status
+}
+
+/// Says what broke on our side.
+fn failed(error: &dyn std::fmt::Display) -> ExitStatus {
+    tracing::error!("{error}");
+    ExitStatus::Internal
+}
+
+/// `Err` is an end before the command ran.
+async fn story(plan: &Plan, mut guardian: Guardian, report: &mut Report) -> Result<ExitStatus, ExitStatus> {
+    let mut signals = Signals::listen().map_err(|error| failed(&error))?;
+    let timer = BootTimer::new().map_err(|error| failed(&error))?;
+    if plan.server_is_assumed {
+        tracing::warn!(
+            "no lock server is configured: the lock {} is local to this host and user; --server local silences this",
+            plan.wanted.name
+        );
+    }
+    let asked = BootTime::now();
+    let acquired = acquire(plan, &mut signals).await;
+    report.waited = seconds(BootTime::now().saturating_since(asked));
+    let (mut guard, mut lease) = acquired?;
+    let granted = BootTime::now();
+    report.granted(guard.grant());
+    tracing::info!(lock = report.lock, token = report.token, slot = report.slot, "acquired");
+
+    let environment = environment(plan, guard.grant());
+    let mut hooks = Hooks::new(plan.hooks.clone(), environment.clone());
+    if let Some(hook) = hooks.start(Occasion::Acquired) {
+        guardian.spare(hook);
+    }
+    let status = match guardian.start(launch(plan, environment, &*guard, &lease)).await {
+        Err(error) => not_started(plan, &error),
+        Ok(_) => {
+            if let Err(error) = let_go_of_stdio() {
+                tracing::info!("stdin and stdout stay open in the wrapper: {error}");
+            }
+            let parts = Parts { guard: &mut *guard, lease: &mut lease, guardian: &mut guardian };
+            Watch::new(plan, parts, &mut signals, &mut hooks, timer, granted).run_to_end(report).await
+        }
+    };
+    if release(guard, &lease, &mut signals).await {
+        hooks.start(Occasion::Released);
+    }
+    report.held = Some(seconds(BootTime::now().saturating_since(granted)));
+    hooks.finish().await;
+    Ok(status)
+}
+
+/// Takes the lock, again if a grant came too late to be used.
+async fn acquire(plan: &Plan, signals: &mut Signals) -> Result<(Box<dyn Guard>, Lease), ExitStatus> {
+    let options = ConnectOptions { who: who(plan), ..plan.connect.clone() };
+    loop {
+        let mut backend = tokio::select! {
+            backend = backend::connect(&plan.server, &options) => backend.map_err(|error| not_connected(&error))?,
+            signal = ending_signal(signals) => return Err(ExitStatus::Signal(signal)),
+        };
+        let result = tokio::select! {
+            result = backend.acquire(&plan.wanted) => result.map_err(|error| not_acquired(plan, &error)),
+            signal = ending_signal(signals) => Err(ExitStatus::Signal(signal)),
+        };
+        let guard = match result {
+            Ok(guard) => guard,
+            Err(status) => {
+                backend.leave().await;
+                return Err(status);
+            }
+        };
+        match lease_of(plan, guard.grant()) {
+            Ok(lease) => return Ok((guard, lease)),
+            Err(NoLease::TooLate(error)) => {
+                tracing::warn!(lock = plan.wanted.name, "{error}; giving it back and asking again");
+                give_back(guard).await;
+            }
+            Err(NoLease::Terms(error)) => {
+                tracing::error!("the lock server granted another ttl than --ttl: {error}");
+                give_back(guard).await;
+                return Err(ExitStatus::Usage);
+            }
+        }
+    }
+}
+
+enum NoLease {
+    TooLate(TooLate),
+    Terms(TermsError),
+}
+
+fn lease_of(plan: &Plan, grant: &Grant) -> Result<Lease, NoLease> {
+    let terms = plan.terms.with_ttl(grant.ttl).map_err(NoLease::Terms)?;
+    Lease::start(terms, grant.proven_at, BootTime::now()).map_err(NoLease::TooLate)
+}
+
+async fn give_back(guard: Box<dyn Guard>) {
+    if let Err(error) = guard.release(RELEASE_BOUND).await {
+        tracing::warn!("{error}; its lease will end it");
+    }
+}
+
+/// The next signal that ends a wait.
+async fn ending_signal(signals: &mut Signals) -> i32 {
+    loop {
+        let received = signals.next().await.expect("our own pipe can be read");
+        if matches!(received.signal, Signal::SIGINT | Signal::SIGTERM | Signal::SIGHUP | Signal::SIGQUIT) {
+            return received.signal as i32;
+        }
+    }
+}
+
+fn not_connected(error: &ConnectError) -> ExitStatus {
+    tracing::error!("{error}");
+    match error {
+        ConnectError::Unreachable { .. } => ExitStatus::Unreachable,
+        ConnectError::Refused { .. } => ExitStatus::Refused,
+        ConnectError::Unsupported(_) => ExitStatus::Usage,
+    }
+}
+
+fn not_acquired(plan: &Plan, error: &AcquireError) -> ExitStatus {
+    match error {
+        AcquireError::Connection(error) => return not_connected(error),
+        AcquireError::Busy(busy) => tracing::warn!("not acquired: {busy}"),
+        AcquireError::LimitMismatch { .. } | AcquireError::Protocol { .. } => tracing::error!("{error}"),
+    }
+    match error {
+        AcquireError::Busy(_) => ExitStatus::NotAcquired(plan.conflict_exit_code),
+        AcquireError::LimitMismatch { .. } => ExitStatus::Usage,
+        AcquireError::Protocol { .. } | AcquireError::Connection(_) => ExitStatus::Internal,
+    }
+}
+
+/// What the guardian is to start, and what it must know if we die.
+fn launch(plan: &Plan, env: Vec<(OsString, OsString)>, guard: &dyn Guard, lease: &Lease) -> Launch {
+    let will = guard.will().map(|will| LastWill {
+        argv: vec!["officer-exec".into(), last_will::VERB.into()],
+        stdin: serde_json::to_vec(&will).expect("a will has only texts"),
+    });
+    Launch {
+        argv: plan.argv.clone(),
+        env,
+        kill_deadline: lease.kill_deadline(),
+        will,
+        keep_open: guard.connection(),
+    }
+}
+
+/// What the command is told of its lock.
+fn environment(plan: &Plan, grant: &Grant) -> Vec<(OsString, OsString)> {
+    let mut variables = vec![
+        ("OFFICER_LOCK", grant.name.clone()),
+        ("OFFICER_LIMIT", plan.wanted.limit.to_string()),
+        ("OFFICER_SERVER", plan.server.to_string()),
+    ];
+    variables.extend(grant.token.map(|token| ("OFFICER_TOKEN", token.to_string())));
+    variables.extend(grant.slot.map(|slot| ("OFFICER_SLOT", slot.to_string())));
+    let own = variables.into_iter().map(|(name, value)| (name.into(), value.into()));
+    let engines = grant.env.iter().map(|(name, value)| (name.into(), value.into()));
+    own.chain(engines).collect()
+}
+
+fn not_started(plan: &Plan, error: &StartError) -> ExitStatus {
+    tracing::error!("{error}");
+    match error {
+        StartError::NotFound { .. } => {
+            if VERBS.iter().any(|verb| plan.argv[0] == *verb) {
+                tracing::error!("a verb must be the first word: officer-exec {} ...", plan.argv[0].display());
+            }
+            ExitStatus::NotFound
+        }
+        StartError::CannotRun { .. } => ExitStatus::CannotRun,
+        StartError::GuardianGone | StartError::Refused(_) => ExitStatus::Internal,
+    }
+}
+
+/// Gives the lock back, if it is still ours, and says whether that was confirmed. A signal that would
+/// end a wait leaves the rest to the lease.
+async fn release(guard: Box<dyn Guard>, lease: &Lease, signals: &mut Signals) -> bool {
+    let now = BootTime::now();
+    if !lease.may_be_ours(now) {
+        return false;
+    }
+    let bound = lease.end().map_or(RELEASE_BOUND, |end| end.saturating_since(now));
+    tokio::select! {
+        released = guard.release(bound) => match released {
+            Ok(()) => return true,
+            Err(error) => tracing::warn!("{error}; its lease ends it"),
+        },
+        _ = ending_signal(signals) => tracing::warn!("interrupted while giving the lock back; its lease ends it"),
+    }
+    false
+}
+
+/// Who we are, for others who want the lock. The user database may start threads, hence not earlier.
+fn who(plan: &Plan) -> Who {
+    let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten();
+    Who {
+        host: nix::unistd::gethostname().ok().map(|host| host.to_string_lossy().into_owned()),
+        pid: Some(std::process::id()),
+        user: user.map(|user| user.name),
+        run: Some(plan.shown_command.clone()),
+    }
+}

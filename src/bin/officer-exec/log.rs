@@ -1,0 +1,176 @@
+//! Our own log, on stderr only. A stderr that nobody reads costs lines (counted), never time: a
+//! thread of its own does the writing, so nothing that decides about a lock waits for it.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
+
+use clap::ValueEnum;
+use tracing::level_filters::LevelFilter;
+use tracing::{Event, Subscriber};
+use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
+use tracing_subscriber::fmt::{FmtContext, MakeWriter};
+use tracing_subscriber::registry::LookupSpan;
+
+use crate::cli::LogPlan;
+
+/// Lines that wait for a slow stderr; further ones are lost.
+const QUEUED_LINES: usize = 1024;
+
+/// How long the end of the program waits for a slow stderr.
+const FLUSH_BOUND: Duration = Duration::from_secs(1);
+
+/// How a line looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// From which level on lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+#[allow(missing_docs)]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+impl From<LogLevel> for LevelFilter {
+    fn from(level: LogLevel) -> Self {
+        match level {
+            LogLevel::Error => Self::ERROR,
+            LogLevel::Warn => Self::WARN,
+            LogLevel::Info => Self::INFO,
+            LogLevel::Debug => Self::DEBUG,
+            LogLevel::Trace => Self::TRACE,
+        }
+    }
+}
+
+/// Starts logging. No thread is made before the first line.
+pub fn start(plan: LogPlan) {
+    let builder = tracing_subscriber::fmt()
+        .with_max_level(LevelFilter::from(plan.level))
+        .with_writer(Stderr)
+        .with_ansi(false);
+    match plan.format {
+        LogFormat::Text => builder.event_format(Plain).init(),
+        LogFormat::Json => builder.json().flatten_event(true).init(),
+    }
+}
+
+/// Waits, for a bounded time, until what was logged is written.
+pub fn finish() {
+    if let Some(sink) = SINK.get() {
+        sink.flush();
+    }
+}
+
+static SINK: OnceLock<Sink> = OnceLock::new();
+
+struct Sink {
+    entries: SyncSender<Entry>,
+    lost: AtomicU64,
+}
+
+enum Entry {
+    Line(Vec<u8>),
+    Flush(SyncSender<()>),
+}
+
+impl Sink {
+    fn start() -> Self {
+        let (entries, queued) = sync_channel(QUEUED_LINES);
+        std::thread::spawn(move || write_all(&queued));
+        Self { entries, lost: AtomicU64::new(0) }
+    }
+
+    fn push(&self, line: Vec<u8>) {
+        if self.entries.try_send(Entry::Line(line)).is_err() {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn flush(&self) {
+        let lost = self.lost.swap(0, Ordering::Relaxed);
+        if lost > 0 {
+            self.push(
+                format!("officer-exec: {lost} log lines were lost, stderr was not read\n").into_bytes(),
+            );
+        }
+        let (done, flushed) = sync_channel(1);
+        if self.entries.try_send(Entry::Flush(done)).is_ok() {
+            // A stderr that is stuck for good must not keep us: whatever is left is lost.
+            let _ = flushed.recv_timeout(FLUSH_BOUND);
+        }
+    }
+}
+
+fn write_all(queued: &Receiver<Entry>) {
+    for entry in queued {
+        match entry {
+            // A stderr that is closed can't be told.
+            Entry::Line(line) => drop(io::stderr().write_all(&line)),
+            Entry::Flush(done) => drop(done.send(())),
+        }
+    }
+}
+
+/// Makes a writer for each event.
+struct Stderr;
+
+/// Collects one event, and queues it as a whole.
+struct Line(Vec<u8>);
+
+impl MakeWriter<'_> for Stderr {
+    type Writer = Line;
+
+    fn make_writer(&self) -> Line {
+        Line(Vec::new())
+    }
+}
+
+impl Write for Line {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        SINK.get_or_init(Sink::start).push(std::mem::take(&mut self.0));
+    }
+}
+
+/// `officer-exec: message field=value`: whoever collects stderr adds the time.
+struct Plain;
+
+impl<S, N> FormatEvent<S, N> for Plain
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        writer.write_str("officer-exec: ")?;
+        context.format_fields(writer.by_ref(), event)?;
+        writeln!(writer)
+    }
+}

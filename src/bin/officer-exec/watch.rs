@@ -1,0 +1,324 @@
+//! From the command's start to the release: one loop that puts the lease, the tree and the signals
+//! in order. Decides little itself: the lease machine says when to stop, the guardian ends the tree.
+
+use nix::sys::signal::Signal;
+use officer::backend::{Event as LeaseEvent, Guard, Loss};
+use officer::boot_time::BootTime;
+use officer::boot_timer::BootTimer;
+use officer::lease::{Action, Lease, Why};
+use officer::supervisor::{
+    Event as TreeEvent, Exit, Guardian, KilledBy, Leftover, Leftovers, Received, Signals,
+};
+
+use crate::cli::{OnSuspend, Plan};
+use crate::exit_status::ExitStatus;
+use crate::hooks::{Hooks, Occasion};
+use crate::status_file::Report;
+
+/// How a command ends that was killed.
+const KILLED: Exit = Exit::Signal(Signal::SIGKILL as i32);
+
+/// What is watched: a lock, how long it is ours, and what runs under it.
+pub struct Parts<'a> {
+    /// The lock.
+    pub guard: &'a mut dyn Guard,
+    /// How long it is ours.
+    pub lease: &'a mut Lease,
+    /// What runs under it.
+    pub guardian: &'a mut Guardian,
+}
+
+/// A command under its lock.
+pub struct Watch<'a> {
+    plan: &'a Plan,
+    guard: &'a mut dyn Guard,
+    lease: &'a mut Lease,
+    guardian: &'a mut Guardian,
+    signals: &'a mut Signals,
+    hooks: &'a mut Hooks,
+    timer: BootTimer,
+    /// The engine has said its last word.
+    engine_done: bool,
+    /// When the command is stopped for holding the lock too long.
+    max_hold_at: Option<BootTime>,
+    /// Until when the lock is kept although the command has ended.
+    min_hold_until: Option<BootTime>,
+    stopped: Option<Stopped>,
+    guardian_died: bool,
+    tree: Tree,
+}
+
+/// What ends a wait.
+enum Heard {
+    Tree(TreeEvent),
+    Lease(LeaseEvent),
+    Signal(Received),
+    Time,
+}
+
+/// Why we ended the command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Stopped {
+    Asked,
+    TooLong,
+    /// Told even if the command was being stopped already.
+    Lost,
+}
+
+/// How far the tree has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tree {
+    Running,
+    /// The command has ended, descendants may live.
+    Ended(Exit),
+    Dead(Exit),
+}
+
+impl<'a> Watch<'a> {
+    /// Of a command that was just started, under a lock granted at `granted`.
+    pub fn new(
+        plan: &'a Plan,
+        parts: Parts<'a>,
+        signals: &'a mut Signals,
+        hooks: &'a mut Hooks,
+        timer: BootTimer,
+        granted: BootTime,
+    ) -> Self {
+        let Parts { guard, lease, guardian } = parts;
+        Self {
+            plan,
+            guard,
+            lease,
+            guardian,
+            signals,
+            hooks,
+            timer,
+            engine_done: false,
+            max_hold_at: plan.max_hold.map(|hold| granted + hold),
+            min_hold_until: plan.min_hold.map(|hold| granted + hold),
+            stopped: None,
+            guardian_died: false,
+            tree: Tree::Running,
+        }
+    }
+
+    /// Until the tree is dead and the lock has been held long enough.
+    pub async fn run_to_end(mut self, report: &mut Report) -> ExitStatus {
+        loop {
+            let now = BootTime::now();
+            self.act(now);
+            if self.is_over(now) {
+                return self.tell(report);
+            }
+            let heard = self.next().await;
+            // Time first: after a pause, what was heard in it may hide that the deadline has passed.
+            self.act(BootTime::now());
+            self.take(heard);
+        }
+    }
+
+    async fn next(&mut self) -> Heard {
+        let wake = self.wake();
+        tokio::select! {
+            event = self.guardian.event(), if !self.tree.is_dead() => Heard::Tree(event),
+            event = self.guard.event(), if !self.engine_done => Heard::Lease(event),
+            received = self.signals.next() => Heard::Signal(received.expect("our own pipe can be read")),
+            woken = self.timer.sleep_until(wake) => {
+                woken.expect("a timer that was made can be set");
+                Heard::Time
+            }
+        }
+    }
+
+    fn take(&mut self, heard: Heard) {
+        match heard {
+            Heard::Tree(event) => self.heard_of_tree(event),
+            Heard::Lease(event) => self.heard_of_lease(event),
+            Heard::Signal(received) => self.received(received),
+            Heard::Time => {}
+        }
+    }
+
+    /// Does what the time asks for. The lease's deadlines come first, after any pause.
+    fn act(&mut self, now: BootTime) {
+        while let Some(action) = self.lease.poll(now) {
+            match action {
+                Action::Renew => self.guard.renew(),
+                Action::Stop(why) => self.stop_for_loss(why),
+                Action::Kill => {
+                    self.note_stop(Stopped::Lost);
+                    self.guardian.kill();
+                }
+            }
+        }
+        if self.max_hold_at.is_some_and(|at| at <= now) {
+            self.max_hold_at = None;
+            if self.tree == Tree::Running {
+                tracing::warn!(lock = self.name(), "held for --max-hold, stopping the command");
+                self.note_stop(Stopped::TooLong);
+                self.guardian.stop();
+            }
+        }
+    }
+
+    fn wake(&self) -> Option<BootTime> {
+        let min_hold = self.min_hold_until.filter(|_| self.tree.is_dead());
+        [self.lease.next_wake(), self.max_hold_at, min_hold].into_iter().flatten().min()
+    }
+
+    fn is_over(&self, now: BootTime) -> bool {
+        let held_long_enough = self.lease.is_lost() || self.min_hold_until.is_none_or(|until| until <= now);
+        self.tree.is_dead() && held_long_enough
+    }
+
+    fn name(&self) -> &str {
+        &self.guard.grant().name
+    }
+
+    fn stop_for_loss(&mut self, why: Why) {
+        if self.tree.is_dead() {
+            return;
+        }
+        match why {
+            Why::ToldSo => {}
+            Why::NotRenewed => {
+                tracing::error!(
+                    lock = self.name(),
+                    "the lock server has not answered in time, stopping the command"
+                );
+            }
+        }
+        self.note_stop(Stopped::Lost);
+        self.guardian.stop();
+        if let Some(hook) = self.hooks.start(Occasion::Lost) {
+            self.guardian.spare(hook);
+        }
+    }
+
+    /// What stopped a command that has ended by itself changes nothing any more.
+    fn note_stop(&mut self, stopped: Stopped) {
+        if self.tree == Tree::Running {
+            self.stopped = self.stopped.max(Some(stopped));
+        }
+    }
+
+    fn heard_of_lease(&mut self, event: LeaseEvent) {
+        match event {
+            LeaseEvent::Renewed { sent } => {
+                self.lease.renewed(sent);
+                self.guardian.set_kill_deadline(self.lease.kill_deadline());
+            }
+            LeaseEvent::Suspended { cause } => {
+                tracing::warn!(
+                    lock = self.name(),
+                    "connection to the lock server lost: {cause}; going on for now"
+                );
+                match self.plan.on_suspend {
+                    OnSuspend::Run => {}
+                    OnSuspend::Freeze => self.guardian.freeze(),
+                }
+            }
+            LeaseEvent::Resumed => {
+                tracing::info!(lock = self.name(), "connection to the lock server resumed");
+                self.lease.resumed(BootTime::now());
+                match self.plan.on_suspend {
+                    OnSuspend::Run => {}
+                    OnSuspend::Freeze => self.guardian.thaw(),
+                }
+            }
+            LeaseEvent::Lost(loss) => {
+                self.engine_done = true;
+                match loss {
+                    // Ours until we give it back, which is what the operator waits for.
+                    Loss::Revoked { .. } => self.lease.told_revoked(),
+                    Loss::SessionGone | Loss::Superseded | Loss::LockGone | Loss::ConnectionGone { .. } => {
+                        self.lease.told_lost()
+                    }
+                }
+                tracing::error!(lock = self.name(), "lock lost: {loss}");
+            }
+        }
+    }
+
+    fn heard_of_tree(&mut self, event: TreeEvent) {
+        match event {
+            TreeEvent::Ended(exit) => self.tree = Tree::Ended(exit),
+            TreeEvent::Leftovers(left) => {
+                let what = match self.plan.policy.leftovers {
+                    Leftovers::Kill => "ending them",
+                    Leftovers::Wait => "holding the lock until they are gone",
+                };
+                tracing::warn!(
+                    lock = self.name(),
+                    "the command left processes behind, {what}: {}",
+                    names(&left)
+                );
+            }
+            TreeEvent::Unkillable(left) => {
+                tracing::error!(lock = self.name(), "not allowed to end {}; keeping the lock", names(&left));
+            }
+            TreeEvent::TreeDead { exit, killed_by } => {
+                // The guardian may have had an older deadline than we when it killed.
+                if killed_by == Some(KilledBy::Deadline) && exit == KILLED {
+                    self.stopped = Some(Stopped::Lost);
+                }
+                self.tree = Tree::Dead(exit);
+            }
+            TreeEvent::GuardianDied => {
+                tracing::error!(lock = self.name(), "the guardian was killed, ending the command");
+                self.guardian_died = true;
+            }
+        }
+    }
+
+    fn received(&mut self, received: Received) {
+        let Received { signal, from_terminal } = received;
+        match self.tree {
+            Tree::Dead(_) => self.min_hold_until = None,
+            Tree::Running | Tree::Ended(_) if signal == Signal::SIGTERM => {
+                if self.stopped.is_some() {
+                    self.guardian.kill();
+                } else {
+                    self.note_stop(Stopped::Asked);
+                    self.guardian.stop();
+                }
+            }
+            // A terminal has sent its own to the command already.
+            Tree::Running | Tree::Ended(_) if from_terminal => {}
+            Tree::Running | Tree::Ended(_) => self.guardian.signal(signal),
+        }
+    }
+
+    /// How it went, in one line where it did not go by itself.
+    fn tell(self, report: &mut Report) -> ExitStatus {
+        let (Tree::Ended(exit) | Tree::Dead(exit)) = self.tree else {
+            unreachable!("the loop ends with the tree");
+        };
+        report.ended(exit);
+        match self.stopped {
+            _ if self.guardian_died => ExitStatus::Internal,
+            None | Some(Stopped::Asked) => ExitStatus::Command(exit),
+            Some(Stopped::TooLong) => ExitStatus::MaxHold,
+            Some(Stopped::Lost) => {
+                tracing::error!(
+                    lock = self.name(),
+                    "the lock was lost while the command ran, the command was ended"
+                );
+                ExitStatus::Lost
+            }
+        }
+    }
+}
+
+impl Tree {
+    fn is_dead(self) -> bool {
+        match self {
+            Self::Running | Self::Ended(_) => false,
+            Self::Dead(_) => true,
+        }
+    }
+}
+
+fn names(left: &[Leftover]) -> String {
+    left.iter().map(Leftover::to_string).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,530 @@
+//! The server without its sockets: owner of the lock table, the sessions, the store and every
+//! connection's state. Bytes and `now` go in, lines come out; the loop around it moves them.
+//!
+//! A turn is: bytes of all connections, then [`Service::run_timers`], then [`Service::commit`], and
+//! only then is output written. Nothing here blocks but the store.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use memchr::memchr;
+use tracing::{error, info, warn};
+
+use crate::boot_time::BootTime;
+use crate::lock::{Effect, Grant, Party, SessionKey, Sessions, Table, TableBounds, Token};
+use crate::protocol::{Answer, ErrorCode, Refusal, Request, TurnedAwayBy};
+
+use super::Config;
+use super::bounds::{Bounds, LINES_A_TURN, MAX_UNSENT_BYTES, PAUSE_READING_BYTES};
+use super::connection::{Connections, Key, Needs, Peer, Role, Stage};
+use super::listing::Lists;
+use super::operators::Revocations;
+use super::readiness::Readiness;
+use super::restore;
+use super::store::{ClaimRow, Store, StoreError};
+
+/// How often a store that can't be written is tried again.
+const RETRY_STORE: Duration = Duration::from_secs(1);
+/// How often idle connections are looked for at least, as Officer did.
+const MAX_SWEEP: Duration = Duration::from_secs(5);
+/// The same at most: a sweep looks at every connection.
+const MIN_SWEEP: Duration = Duration::from_millis(50);
+/// How long a client may take to hang up after our last line.
+const LINGER: Duration = Duration::from_secs(2);
+
+pub(super) struct Service {
+    pub(super) table: Table,
+    pub(super) sessions: Sessions,
+    pub(super) store: Store,
+    pub(super) connections: Connections,
+    pub(super) readiness: Readiness,
+    /// Holds put back after a reboot of the host: their locks may have passed on since, in commits
+    /// that are lost. A command that runs under one keeps it; who asks for one is granted it anew.
+    pub(super) holds_in_doubt: HashSet<Token>,
+    pub(super) bounds: Bounds,
+    pub(super) max_ttl: Duration,
+    pub(super) revocations: Revocations,
+    pub(super) started_at: BootTime,
+    /// Grants before this one are in the statistics already.
+    pub(super) counted_until: Token,
+    max_idle: Duration,
+    /// Connections with lines that are left for the next turn.
+    backlog: Vec<Key>,
+    /// Reused, so that an effect costs no allocation.
+    effects: Vec<Effect>,
+    store_state: StoreState,
+    next_sweep: BootTime,
+    /// Broken or done: the loop closes their sockets.
+    ended: Vec<Key>,
+}
+
+enum StoreState {
+    Working,
+    /// The last try to write failed.
+    Failing {
+        retry_at: BootTime,
+    },
+}
+
+/// What the loop does with a socket after a write to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AfterWrite {
+    Nothing,
+    /// End our side, so that the client sees our last line and then the end.
+    EndOutput,
+}
+
+impl Service {
+    /// Opens the store and puts back what it has.
+    pub(super) fn open(config: &Config, now: BootTime) -> Result<Self, StoreError> {
+        let (store, saved, first_token) = Store::open(&config.store, config.max_ttl)?;
+        let bounds = TableBounds {
+            claims_per_owner: config.bounds.locks_per_client,
+            waiters_per_lock: config.bounds.waiters_per_lock,
+        };
+        let mut table = Table::new(first_token, bounds);
+        let mut sessions = Sessions::new();
+        let readiness = Readiness::at_start(&saved, config.max_ttl);
+        let holds_in_doubt = match readiness.ready_at() {
+            Some(_) => saved.held_tokens().collect(),
+            None => HashSet::new(),
+        };
+        restore::put_back(saved, &mut table, &mut sessions, now).map_err(|cause| store.damaged(cause))?;
+        let mut service = Self {
+            table,
+            sessions,
+            store,
+            connections: Connections::default(),
+            readiness,
+            holds_in_doubt,
+            bounds: config.bounds.clone(),
+            max_ttl: config.max_ttl,
+            revocations: Revocations::default(),
+            started_at: now,
+            counted_until: first_token,
+            max_idle: config.max_idle,
+            backlog: Vec::new(),
+            effects: Vec::new(),
+            store_state: StoreState::Working,
+            next_sweep: now,
+            ended: Vec::new(),
+        };
+        service.get_ready(now);
+        Ok(service)
+    }
+
+    /// A new connection.
+    pub(super) fn connect(&mut self, peer: Peer, now: BootTime) -> Key {
+        self.connections.add(peer, now)
+    }
+
+    /// Whether the loop may read from this connection's socket now.
+    pub(super) fn wants_input(&self, key: Key) -> bool {
+        self.connections.get(key).is_some_and(|connection| match connection.stage {
+            Stage::Open => !connection.has_backlog && connection.unsent_len() <= PAUSE_READING_BYTES,
+            Stage::Lingering => true,
+            Stage::InputEnded | Stage::Closing { .. } => false,
+        })
+    }
+
+    /// Bytes came from a connection.
+    pub(super) fn receive(&mut self, key: Key, bytes: &[u8], now: BootTime) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        if connection.stage != Stage::Open {
+            return;
+        }
+        connection.heard_at = now;
+        if connection.unread.is_empty() {
+            let served = self.serve_lines(key, bytes, now);
+            if let Some(connection) = self.connections.get_mut(key) {
+                connection.unread = bytes[served..].to_vec();
+            }
+            return;
+        }
+        connection.unread.extend_from_slice(bytes);
+        if memchr(b'\n', bytes).is_some() || connection.unread.len() > self.bounds.line_bytes {
+            self.serve_unread(key, now);
+        }
+    }
+
+    /// The client has ended its sending side: what it sent before is served, then it is closed.
+    pub(super) fn end_input(&mut self, key: Key, now: BootTime) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        match connection.stage {
+            Stage::Open if connection.has_backlog => connection.stage = Stage::InputEnded,
+            Stage::Open | Stage::InputEnded => self.hang_up(key, now),
+            Stage::Closing { .. } | Stage::Lingering => self.ended.push(key),
+        }
+    }
+
+    /// A connection's socket is broken.
+    pub(super) fn fail(&mut self, key: Key) {
+        self.ended.push(key);
+    }
+
+    /// Serves what earlier turns left over, each connection as much as a turn allows.
+    pub(super) fn serve_backlog(&mut self, now: BootTime) {
+        for key in std::mem::take(&mut self.backlog) {
+            let Some(connection) = self.connections.get_mut(key) else { continue };
+            if std::mem::take(&mut connection.is_queued) && connection.has_backlog {
+                self.serve_unread(key, now);
+            }
+        }
+    }
+
+    /// Lines are left that can be served without waiting for anything.
+    pub(super) fn has_backlog(&self) -> bool {
+        !self.backlog.is_empty()
+    }
+
+    /// Does what is due: waits, sessions, idle connections. Sessions are ended by `heard_until`:
+    /// everything that had arrived by then has been served.
+    pub(super) fn run_timers(&mut self, now: BootTime, heard_until: BootTime) {
+        let mut effects = std::mem::take(&mut self.effects);
+        self.table.expire_waits(now, &mut effects);
+        self.deliver(effects, now);
+        self.expire_sessions(heard_until, now);
+        self.get_ready(now);
+        if now >= self.next_sweep {
+            self.sweep(now);
+        }
+    }
+
+    /// When [`Service::run_timers`] or [`Service::commit`] has something to do.
+    pub(super) fn next_timer(&self) -> BootTime {
+        let retry = match self.store_state {
+            StoreState::Working => None,
+            StoreState::Failing { retry_at } => Some(retry_at),
+        };
+        [self.table.next_deadline(), self.sessions.next_end(), self.readiness.ready_at(), retry]
+            .into_iter()
+            .flatten()
+            .fold(self.next_sweep, BootTime::min)
+    }
+
+    /// Writes this turn's changes to the store. While that fails, answers that depend on it are held
+    /// back and everything else goes on.
+    pub(super) fn commit(&mut self, now: BootTime) {
+        let was_failing = match self.store_state {
+            StoreState::Working => false,
+            StoreState::Failing { retry_at } if now >= retry_at => true,
+            StoreState::Failing { .. } => return self.connections.withhold_unstored(),
+        };
+        match self.store.commit(self.table.next_token()) {
+            Ok(()) => {
+                self.connections.release_withheld(was_failing);
+                if was_failing {
+                    info!("the store can be written again");
+                }
+                self.store_state = StoreState::Working;
+            }
+            Err(cause) => {
+                if !was_failing {
+                    error!(%cause, "sessions' answers are held back until the store can be written");
+                }
+                self.connections.withhold_unstored();
+                self.store_state = StoreState::Failing { retry_at: now + RETRY_STORE };
+            }
+        }
+    }
+
+    /// After a write to a connection: whether it is done with, may be served again, or is too slow.
+    pub(super) fn after_write(&mut self, key: Key, now: BootTime) -> AfterWrite {
+        let Some(connection) = self.connections.get_mut(key) else { return AfterWrite::Nothing };
+        if connection.unsent_len() > MAX_UNSENT_BYTES {
+            warn!(peer = %connection.peer, "closed a client that doesn't read its replies");
+            self.ended.push(key);
+            return AfterWrite::Nothing;
+        }
+        match connection.stage {
+            Stage::Closing { linger: true } if connection.is_drained() => {
+                connection.stage = Stage::Lingering;
+                connection.heard_at = now;
+                self.next_sweep = self.next_sweep.min(now + LINGER);
+                return AfterWrite::EndOutput;
+            }
+            Stage::Closing { linger: false } if connection.is_drained() => self.ended.push(key),
+            Stage::Open | Stage::InputEnded if connection.has_backlog => self.queue_backlog(key),
+            Stage::Open | Stage::InputEnded | Stage::Closing { .. } | Stage::Lingering => {}
+        }
+        AfterWrite::Nothing
+    }
+
+    /// The connections whose sockets are to be closed; each is then given to [`Service::disconnect`].
+    pub(super) fn take_ended(&mut self) -> Vec<Key> {
+        std::mem::take(&mut self.ended)
+    }
+
+    /// Forgets a connection, and releases what it has if it has no session.
+    pub(super) fn disconnect(&mut self, key: Key, now: BootTime) {
+        if self.connections.get(key).is_some() {
+            self.leave_role(key, now);
+            self.connections.remove(key);
+        }
+    }
+
+    /// Nobody is connected and no session lives.
+    pub(super) fn is_empty(&self) -> bool {
+        self.connections.len() == 0 && self.sessions.is_empty()
+    }
+
+    /// Writes everything to the store for the next start.
+    pub(super) fn close(self) -> Result<(), StoreError> {
+        self.store.close(self.table.next_token())
+    }
+
+    fn serve_unread(&mut self, key: Key, now: BootTime) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let mut unread = std::mem::take(&mut connection.unread);
+        connection.has_backlog = false;
+        let served = self.serve_lines(key, &unread, now);
+        unread.drain(..served);
+        unread.shrink_to(unread.len() * 2);
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        if connection.stage == Stage::InputEnded && !connection.has_backlog {
+            return self.hang_up(key, now);
+        }
+        connection.unread = unread;
+        // It may be read from again.
+        self.connections.touch(key);
+    }
+
+    /// Serves whole lines as far as a turn allows; how many bytes are done with comes back.
+    fn serve_lines(&mut self, key: Key, bytes: &[u8], now: BootTime) -> usize {
+        let mut at = 0;
+        for _ in 0..LINES_A_TURN {
+            let rest = &bytes[at..];
+            match self.connections.get(key) {
+                Some(c) if matches!(c.stage, Stage::Open | Stage::InputEnded) => {
+                    if c.unsent_len() > PAUSE_READING_BYTES {
+                        break;
+                    }
+                }
+                Some(_) | None => return bytes.len(),
+            }
+            let end = memchr(b'\n', rest);
+            if end.unwrap_or(rest.len()) > self.bounds.line_bytes {
+                self.refuse_long_line(key, now);
+                return bytes.len();
+            }
+            let Some(end) = end else { return at };
+            at += end + 1;
+            self.serve_line(key, rest[..end].trim_ascii(), now);
+        }
+        if memchr(b'\n', &bytes[at..]).is_some() {
+            self.has_more(key);
+        }
+        at
+    }
+
+    fn has_more(&mut self, key: Key) {
+        if let Some(connection) = self.connections.get_mut(key) {
+            connection.has_backlog = true;
+            self.queue_backlog(key);
+        }
+    }
+
+    /// Lets a connection's lines be served next turn, unless it must read its replies first.
+    fn queue_backlog(&mut self, key: Key) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        if connection.unsent_len() <= PAUSE_READING_BYTES
+            && !std::mem::replace(&mut connection.is_queued, true)
+        {
+            self.backlog.push(key);
+        }
+    }
+
+    fn serve_line(&mut self, key: Key, line: &[u8], now: BootTime) {
+        if line.is_empty() {
+            return;
+        }
+        let refused = match Request::parse(line) {
+            Ok(request) => self.serve(key, request, now).err(),
+            Err(refusal) => Some(refusal),
+        };
+        if let Some(refusal) = refused {
+            self.refuse(key, &refusal);
+        }
+    }
+
+    fn refuse_long_line(&mut self, key: Key, now: BootTime) {
+        let message = format!("a line may have at most {} bytes", self.bounds.line_bytes);
+        self.turn_away(key, &Refusal::new(ErrorCode::LineTooLong, message), now);
+    }
+
+    /// Tells a connection why it is closed, and closes it.
+    pub(super) fn turn_away(&mut self, key: Key, refusal: &Refusal, now: BootTime) {
+        self.refuse(key, refusal);
+        self.leave_role(key, now);
+        self.connections.close(key, true);
+    }
+
+    fn refuse(&mut self, key: Key, refusal: &Refusal) {
+        let error = Answer::Error { code: refusal.code, message: &refusal.message };
+        self.answer(key, Needs::Nothing, &error);
+    }
+
+    /// The client is gone or has said all: nothing of it stays but what is still to be sent to it.
+    fn hang_up(&mut self, key: Key, now: BootTime) {
+        self.leave_role(key, now);
+        self.connections.close(key, false);
+    }
+
+    /// A plain connection loses what it has; a session stays, suspended.
+    fn leave_role(&mut self, key: Key, now: BootTime) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        match std::mem::replace(&mut connection.role, Role::Plain(None)) {
+            Role::Plain(None) => {}
+            Role::Plain(Some(owner)) => self.with_effects(now, |table, effects| {
+                table.remove_owner(owner, now, effects);
+            }),
+            Role::Session(session) => {
+                self.sessions.detach(session);
+                self.table.suspend(self.sessions.get(session).owner);
+            }
+        }
+    }
+
+    /// Does something to the table and tells everybody what became of it.
+    pub(super) fn with_effects<T>(
+        &mut self,
+        now: BootTime,
+        change: impl FnOnce(&mut Table, &mut Vec<Effect>) -> T,
+    ) -> T {
+        let mut effects = std::mem::take(&mut self.effects);
+        let result = change(&mut self.table, &mut effects);
+        self.deliver(effects, now);
+        result
+    }
+
+    /// An empty list for effects, to be given back by [`Service::deliver`].
+    pub(super) fn take_effects(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.effects)
+    }
+
+    /// Tells everybody what happened to them.
+    pub(super) fn deliver(&mut self, mut effects: Vec<Effect>, now: BootTime) {
+        // Each reply carries the queue: a thousand timeouts of one lock write it once.
+        let mut lists: HashMap<Arc<str>, Lists> = HashMap::new();
+        for effect in effects.drain(..) {
+            match effect {
+                Effect::Granted { party, name, grant, extended } => {
+                    self.tell_granted(party, &name, grant, extended);
+                }
+                Effect::TimedOut { party, name, extended } => {
+                    let lists =
+                        lists.entry(Arc::clone(&name)).or_insert_with(|| Lists::of_lock(self, &name, now));
+                    let lists = lists.clone();
+                    self.tell_timed_out(party, &name, &lists, extended);
+                }
+            }
+        }
+        self.effects = effects;
+    }
+
+    fn tell_granted(&mut self, party: Party, name: &Arc<str>, grant: Grant, extended: bool) {
+        let (connection, mut needs) = match party {
+            Party::Connection(key) => (Some(key as Key), Needs::Nothing),
+            Party::Session(key) => {
+                let session = self.sessions.get(SessionKey(key));
+                let row = ClaimRow::held(&grant, extended);
+                self.store.claimed(session.number, Arc::clone(name), false, row);
+                (session.connection.map(|key| key as Key), Needs::Commit)
+            }
+        };
+        if grant.token >= self.store.token_mark() {
+            needs = Needs::Commit;
+        }
+        if let Some(key) = connection {
+            let answer = Answer::Acquired { name, grant: extended.then_some(grant), again: false };
+            self.answer(key, needs, &answer);
+        }
+    }
+
+    fn tell_timed_out(&mut self, party: Party, name: &Arc<str>, lists: &Lists, extended: bool) {
+        let (connection, needs) = match party {
+            Party::Connection(key) => (Some(key as Key), Needs::Nothing),
+            Party::Session(key) => {
+                let session = self.sessions.get(SessionKey(key));
+                self.store.left(session.number, Arc::clone(name));
+                (session.connection.map(|key| key as Key), Needs::Commit)
+            }
+        };
+        if let Some(key) = connection {
+            self.answer(key, needs, &lists.turned_away(name, extended, TurnedAwayBy::Timeout));
+        }
+    }
+
+    /// Writes one line to a connection.
+    pub(super) fn answer(&mut self, key: Key, needs: Needs, answer: &Answer<'_>) {
+        self.connections.write(key, needs, |out| answer.write_line(out));
+    }
+
+    /// What telling of this token needs.
+    pub(super) fn needs_for_token(&self, token: Token) -> Needs {
+        if token >= self.store.token_mark() { Needs::Commit } else { Needs::Nothing }
+    }
+
+    fn expire_sessions(&mut self, heard_until: BootTime, now: BootTime) {
+        let overdue: Vec<SessionKey> = self.sessions.overdue(heard_until).collect();
+        for key in overdue {
+            if self.may_have_renewed(key, now) {
+                continue;
+            }
+            let connection = self.end_session(key, now);
+            if let Some(connection) = connection {
+                self.answer(connection, Needs::Nothing, &Answer::Expired);
+                self.connections.close(connection, true);
+            }
+        }
+    }
+
+    /// A renewal may lie in what the session's connection has sent and isn't served yet; that can't
+    /// go on for another ttl.
+    fn may_have_renewed(&self, key: SessionKey, now: BootTime) -> bool {
+        let session = self.sessions.get(key);
+        let connection = session.connection.and_then(|key| self.connections.get(key as Key));
+        connection.is_some_and(|connection| connection.has_backlog) && now < session.ends_at() + session.ttl
+    }
+
+    /// Ends a session and releases what it has; its connection comes back, without a role.
+    pub(super) fn end_session(&mut self, key: SessionKey, now: BootTime) -> Option<Key> {
+        let session = self.sessions.remove(key);
+        self.store.session_closed(session.number);
+        self.revocations.all_given_back(key);
+        self.with_effects(now, |table, effects| table.remove_owner(session.owner, now, effects));
+        let connection = session.connection.map(|key| key as Key)?;
+        self.connections.get_mut(connection)?.role = Role::Plain(None);
+        Some(connection)
+    }
+
+    /// Once the host is up for long enough, sessions are granted locks again.
+    fn get_ready(&mut self, now: BootTime) {
+        let Some(boot_id) = self.readiness.get_ready(now) else { return };
+        self.store.booted(boot_id);
+        let connected: Vec<_> =
+            self.sessions.iter().filter(|(_, s)| s.connection.is_some()).map(|(_, s)| s.owner).collect();
+        self.with_effects(now, |table, effects| table.resume_all(&connected, now, effects));
+    }
+
+    fn sweep(&mut self, now: BootTime) {
+        self.next_sweep = now + (self.max_idle / 4).clamp(MIN_SWEEP, MAX_SWEEP);
+        for (key, connection) in self.connections.iter() {
+            let silent = now.saturating_since(connection.heard_at);
+            let is_over = match (connection.stage, connection.role) {
+                (Stage::Lingering, _) if silent < LINGER => {
+                    self.next_sweep = self.next_sweep.min(connection.heard_at + LINGER);
+                    false
+                }
+                (Stage::Lingering, _) => true,
+                // A session's bound is its ttl.
+                (Stage::Open, Role::Session(_)) => false,
+                (Stage::Open | Stage::InputEnded | Stage::Closing { .. }, _) => silent >= self.max_idle,
+            };
+            if is_over {
+                self.ended.push(key);
+            }
+        }
+    }
+}

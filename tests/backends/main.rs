@@ -1,0 +1,18 @@
+//! One suite of promises over every engine, each a real server that the test starts itself, and the
+//! engines' own lock commands beside ours.
+
+#![cfg(any(feature = "zookeeper", feature = "etcd", feature = "redis"))]
+
+mod engine;
+mod holder;
+mod peer;
+mod process;
+mod proxy;
+mod suite;
+
+#[cfg(feature = "etcd")]
+mod etcd;
+#[cfg(feature = "redis")]
+mod redis;
+#[cfg(feature = "zookeeper")]
+mod zookeeper;

@@ -1,0 +1,87 @@
+//! The engines' own lock commands and libraries, run beside ours.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{ChildStdin, Command, Stdio};
+use std::sync::OnceLock;
+
+use nix::sys::signal::Signal;
+use tokio::sync::mpsc;
+
+use crate::process::{Process, soon};
+
+/// A foreign client that takes a lock and says so.
+pub(crate) struct Peer {
+    process: Process,
+    input: Option<ChildStdin>,
+    lines: mpsc::UnboundedReceiver<String>,
+}
+
+impl Peer {
+    pub(crate) fn start(mut command: Command, package: &str) -> Self {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut process = Process::start(command, package);
+        let input = process.child().stdin.take();
+        let output = process.child().stdout.take().expect("it is a pipe");
+        let (tell, lines) = mpsc::unbounded_channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                let _ = tell.send(line);
+            }
+        });
+        Self { process, input, lines }
+    }
+
+    /// A script of `peers/` with the libraries from PyPI.
+    #[cfg(any(feature = "zookeeper", feature = "redis"))]
+    pub(crate) fn python(script: &str, arguments: &[&str]) -> Self {
+        let mut command = Command::new(python());
+        command.arg(root().join("tests/backends/peers").join(script)).args(arguments);
+        Self::start(command, "python3")
+    }
+
+    /// Its next line, which must begin so.
+    pub(crate) async fn says(&mut self, begin: &str) -> String {
+        let line =
+            soon(begin, self.lines.recv()).await.unwrap_or_else(|| panic!("it ended without: {begin}"));
+        assert!(line.starts_with(begin), "{line} instead of: {begin}");
+        line
+    }
+
+    /// Whether it has said nothing more so far.
+    pub(crate) fn is_silent(&mut self) -> bool {
+        self.lines.try_recv().is_err()
+    }
+
+    /// Ends its input, the sign to release.
+    #[cfg(any(feature = "zookeeper", feature = "redis"))]
+    pub(crate) fn let_go(&mut self) {
+        self.input = None;
+    }
+
+    /// Ends it as an operator would.
+    pub(crate) fn terminate(&self) {
+        self.process.signal(Signal::SIGTERM);
+    }
+
+    /// Waits until it has said all it says.
+    pub(crate) async fn ends(mut self) {
+        self.input = None;
+        while soon("its end", self.lines.recv()).await.is_some() {}
+    }
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The interpreter of the virtual environment, which is made once.
+#[cfg(any(feature = "zookeeper", feature = "redis"))]
+fn python() -> &'static Path {
+    static PYTHON: OnceLock<PathBuf> = OnceLock::new();
+    PYTHON.get_or_init(|| {
+        let mut script = Command::new(root().join("contrib/test/interop-venv"));
+        script.arg(root().join("target/interop-venv")).current_dir(root());
+        PathBuf::from(crate::process::run(script, "python3-venv").trim())
+    })
+}

@@ -1,0 +1,140 @@
+//! Every row of the table of exit codes.
+
+use nix::sys::signal::Signal;
+
+use crate::support::{Running, Server, finish, officer_exec, sh, wait_until};
+
+#[test]
+fn the_commands_own() {
+    let server = Server::start();
+    for code in [0, 1, 2, 3, 69, 75, 79, 127, 128, 255] {
+        assert_eq!(server.run(&[], &sh(&format!("exit {code}"))).code, Some(code));
+    }
+}
+
+#[test]
+fn death_by_signal_is_128_and_its_number() {
+    let server = Server::start();
+    for (signal, code) in [("TERM", 143), ("KILL", 137), ("INT", 130), ("SEGV", 139)] {
+        assert_eq!(
+            server.run(&[], &sh(&format!("ulimit -c 0; kill -{signal} $$"))).code,
+            Some(code),
+            "{signal}"
+        );
+    }
+}
+
+#[test]
+fn not_acquired_is_75() {
+    let server = Server::start();
+    let _holder = server.hold(&["-i", "a"]);
+    assert_eq!(server.run(&["-i", "a", "-n"], &["true"]).code, Some(75));
+}
+
+#[test]
+fn a_server_that_cannot_be_reached_is_69() {
+    for url in ["officer://127.0.0.1:1", "unix:/nowhere/socket"] {
+        let mut command = officer_exec();
+        command.args(["-s", url, "-T", "200ms", "-R", "2", "echo", "never"]);
+        let finished = finish(&mut command);
+        assert_eq!((finished.code, finished.stdout.as_str()), (Some(69), ""));
+        assert!(finished.stderr.contains(&format!("cannot reach {url}")), "{}", finished.stderr);
+    }
+}
+
+#[test]
+fn something_else_that_answers_is_69_too() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let _ = std::io::Write::write_all(&mut &stream, b"SSH-2.0-OpenSSH_9.2\r\n");
+        }
+    });
+    let mut command = officer_exec();
+    command.args(["-s", &format!("officer://{address}"), "-T", "300ms", "echo", "never"]);
+    let finished = finish(&mut command);
+    assert_eq!((finished.code, finished.stdout.as_str()), (Some(69), ""));
+    assert!(finished.stderr.contains("SSH-2.0"), "{}", finished.stderr);
+}
+
+#[test]
+fn a_lost_lock_is_79() {
+    let mut server = Server::start();
+    let holder = server.hold(&["-i", "a", "--ttl", "2", "--grace", "200ms"]);
+    server.kill();
+    let finished = holder.wait_with_stdin_open();
+    assert_eq!(finished.code, Some(79), "{}", finished.stderr);
+}
+
+#[test]
+fn max_hold_is_124() {
+    let server = Server::start();
+    let finished = server.run(&["--max-hold", "100ms"], &["sleep", "1000"]);
+    assert_eq!(finished.code, Some(124), "{}", finished.stderr);
+}
+
+#[test]
+fn a_command_that_cannot_be_run_is_126() {
+    let server = Server::start();
+    let finished = server.run(&[], &["/etc/passwd"]);
+    assert_eq!(finished.code, Some(126));
+    assert!(finished.stderr.contains("/etc/passwd"), "{}", finished.stderr);
+    assert_eq!(server.run(&[], &["/"]).code, Some(126));
+}
+
+#[test]
+fn a_command_that_is_not_there_is_127() {
+    let server = Server::start();
+    let finished = server.run(&["-i", "a"], &["no-such-command"]);
+    assert_eq!(finished.code, Some(127));
+    assert!(finished.stderr.contains("no-such-command"), "{}", finished.stderr);
+    assert_eq!(server.queue_len("a"), 0);
+}
+
+#[test]
+fn wrong_options_are_2() {
+    for (words, named) in [
+        (&["--no-such-option", "true"][..], "--no-such-option"),
+        (&["--timeout", "5", "true"][..], "--connect-timeout"),
+        (&["--ttl", "3", "--grace", "3", "true"][..], "margin"),
+        (&["-s", "gopher://x", "true"][..], "gopher://x"),
+        (&[][..], "COMMAND"),
+    ] {
+        let finished = finish(officer_exec().args(words));
+        assert_eq!(finished.code, Some(2), "{words:?}");
+        assert!(finished.stderr.contains(named), "{words:?}: {}", finished.stderr);
+    }
+}
+
+#[test]
+fn a_guardian_that_is_killed_is_our_own_failure_70() {
+    let server = Server::start();
+    let holder = server.hold(&["-i", "a"]);
+    nix::sys::signal::kill(crate::support::guardian_of(holder.pid()), Signal::SIGKILL).unwrap();
+    let finished = holder.wait_with_stdin_open();
+    assert_eq!(finished.code, Some(70), "{}", finished.stderr);
+    wait_until("the lock is free", || server.queue_len("a") == 0);
+}
+
+#[test]
+fn a_signal_while_waiting_is_128_and_its_number() {
+    let server = Server::start();
+    let _holder = server.hold(&["-i", "a"]);
+    for (signal, code) in
+        [(Signal::SIGINT, 130), (Signal::SIGTERM, 143), (Signal::SIGHUP, 129), (Signal::SIGQUIT, 131)]
+    {
+        let waiter: Running = server.wait_for("a", &["-i", "a"], &["echo", "never"]);
+        waiter.signal(signal);
+        let finished = waiter.finish();
+        assert_eq!((finished.code, finished.stdout.as_str()), (Some(code), ""), "{signal}");
+        wait_until("it has left the queue", || server.queue_len("a") == 1);
+    }
+}
+
+#[test]
+fn help_is_0_and_on_stdout() {
+    let help = finish(officer_exec().arg("--help"));
+    assert_eq!(help.code, Some(0));
+    assert!(help.stdout.contains("--lock-timeout") && help.stderr.is_empty());
+}

@@ -1,0 +1,55 @@
+//! A lock that is lost while the command runs: the tree is ended before anyone else can start.
+
+use crate::support::{LONG_TTL, Running, Server, marked, sh, wait_until};
+
+const SHORT: [&str; 6] = ["-i", "a", "--ttl", "2", "--grace", "300ms"];
+
+#[test]
+fn a_server_that_is_gone_past_the_deadline_stops_the_command() {
+    let mut server = Server::start();
+    let script = "trap 'echo stopped' TERM; echo started; while :; do sleep 0.01; done";
+    let mut running = Running::start(&mut server.exec(&SHORT, &sh(script)));
+    running.expect_line("started");
+    server.kill();
+    running.expect_line("stopped");
+    let finished = running.finish();
+    assert_eq!(finished.code, Some(79));
+    assert!(finished.stderr.contains("has not answered in time"), "{}", finished.stderr);
+}
+
+#[test]
+fn a_server_that_forgot_the_session_stops_the_command_at_once() {
+    let mut server = Server::start();
+    let mut running = server.hold(&["-i", "a", "--ttl", LONG_TTL, "--grace", "300ms"]);
+    server.kill();
+    std::fs::remove_dir_all(server.data_dir()).unwrap();
+    server.start_again();
+    assert_eq!(running.wait().code(), Some(79));
+    let finished = running.finish();
+    assert!(finished.stderr.contains("no longer knows the session"), "{}", finished.stderr);
+}
+
+#[test]
+fn the_whole_tree_is_ended() {
+    let mut server = Server::start();
+    let mark = format!("OFFICER_TEST_MARK={}-lost", std::process::id());
+    let script = "setsid sh -c 'trap \"\" TERM; sleep 1000' & sleep 1000 & echo started; wait";
+    let mut command = server.exec(&SHORT, &sh(script));
+    let (name, value) = mark.split_once('=').unwrap();
+    let mut running = Running::start(command.env(name, value));
+    running.expect_line("started");
+    wait_until("the tree is there", || marked(&mark).len() >= 4);
+    server.kill();
+    assert_eq!(running.wait().code(), Some(79));
+    assert_eq!(marked(&mark), []);
+}
+
+#[test]
+fn without_a_lease_the_connection_is_the_lock() {
+    let mut server = Server::start();
+    let mut running = server.hold(&["-i", "a", "--ttl", "0"]);
+    server.kill();
+    assert_eq!(running.wait().code(), Some(79));
+    let finished = running.finish();
+    assert!(finished.stderr.contains("the connection that held the lock is gone"), "{}", finished.stderr);
+}

@@ -1,0 +1,20 @@
+//! The program as its users see it: real processes, one file a promise.
+
+mod acquire;
+mod busy;
+mod cron;
+mod daemon;
+mod embedded;
+mod environment;
+mod exit_codes;
+mod lock_id;
+mod lost_lock;
+mod operators;
+mod policies;
+mod restart;
+mod semaphore;
+mod signals;
+mod standby;
+mod status_file;
+mod support;
+mod tree;

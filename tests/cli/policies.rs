@@ -1,0 +1,79 @@
+//! Policies of one run: how long the lock is kept, what runs beside, what stands still.
+
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+
+use crate::support::{LONG_TTL, Running, Server, sh, state, wait_until};
+
+#[test]
+fn min_hold_keeps_the_lock_after_a_short_command() {
+    let server = Server::start();
+    let mut running =
+        Running::start(&mut server.exec(&["-i", "a", "--min-hold", "1h"], &sh("echo ran; exit 4")));
+    running.expect_line("ran");
+    wait_until("the command is gone", || crate::support::children(running.pid()).len() <= 1);
+    assert_eq!(server.run(&["-i", "a", "-n"], &["true"]).code, Some(75));
+    running.signal(Signal::SIGTERM);
+    assert_eq!(running.finish().code, Some(4), "the command's own code");
+    assert_eq!(server.queue_len("a"), 0);
+}
+
+#[test]
+fn max_hold_stops_with_grace() {
+    let server = Server::start();
+    let script = "trap 'echo stopping; exit 0' TERM; echo started; while :; do sleep 0.01; done";
+    let mut running = Running::start(&mut server.exec(&["--max-hold", "200ms"], &sh(script)));
+    running.expect_line("started");
+    running.expect_line("stopping");
+    assert_eq!(running.finish().code, Some(124));
+}
+
+#[test]
+fn hooks_run_when_the_lock_comes_and_goes() {
+    let server = Server::start();
+    let log = server.data_dir().join("hooks");
+    let hook = format!("echo $OFFICER_HOOK $OFFICER_LOCK >> {}", log.display());
+    let options = ["-i", "a", "--on-acquired", &hook, "--on-released", &hook, "--on-lost", &hook];
+    assert_eq!(server.run(&options, &["true"]).code, Some(0));
+    let mut lines: Vec<String> = std::fs::read_to_string(&log).unwrap().lines().map(str::to_owned).collect();
+    lines.sort();
+    assert_eq!(lines, ["acquired a", "released a"]);
+}
+
+#[test]
+fn the_loss_hook_runs_and_release_is_not_claimed() {
+    let mut server = Server::start();
+    std::fs::create_dir_all(server.data_dir()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("hooks");
+    let hook = format!("echo $OFFICER_HOOK >> {}", log.display());
+    let options = ["-i", "a", "--ttl", "2", "--grace", "200ms", "--on-released", &hook, "--on-lost", &hook];
+    let mut holder = server.hold(&options);
+    server.kill();
+    assert_eq!(holder.wait().code(), Some(79));
+    assert_eq!(std::fs::read_to_string(&log).unwrap(), "lost\n");
+}
+
+#[test]
+fn a_hook_that_fails_is_told_and_changes_nothing() {
+    let server = Server::start();
+    let finished = server.run(&["--on-acquired", "exit 3"], &sh("exit 5"));
+    assert_eq!(finished.code, Some(5));
+    assert!(finished.stderr.contains("--on-acquired failed"), "{}", finished.stderr);
+}
+
+#[test]
+fn freeze_lets_the_tree_stand_still_while_the_server_is_away() {
+    let mut server = Server::start();
+    let script = "echo $$; read line; echo went on";
+    let mut running =
+        Running::start(&mut server.exec(&["--on-suspend", "freeze", "--ttl", LONG_TTL], &sh(script)));
+    let command = Pid::from_raw(running.line().parse().unwrap());
+    server.kill();
+    wait_until("it stands still", || state(command) == Some('T'));
+    server.start_again();
+    wait_until("it goes on", || state(command) != Some('T'));
+    running.write_line("");
+    running.expect_line("went on");
+    assert_eq!(running.finish().code, Some(0));
+}

@@ -1,0 +1,84 @@
+//! Signals to the wrapper: what is forwarded, and how a stop goes.
+
+use nix::sys::signal::Signal;
+
+use crate::support::{LONG_TTL, Running, Server, sh};
+
+/// Says which signals it gets, and ends at end of file.
+const REPORTER: &str = "for s in HUP INT USR1 USR2 QUIT; do trap \"echo got $s\" $s; done; \
+                        echo started; while ! read line; do :; done; exit 0";
+
+#[test]
+fn signals_are_forwarded_to_the_command() {
+    let server = Server::start();
+    let mut running = Running::start(&mut server.exec(&[], &sh(REPORTER)));
+    running.expect_line("started");
+    for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGQUIT] {
+        running.signal(signal);
+        running.expect_line(&format!("got {}", &signal.as_str()[3..]));
+    }
+    running.signal(Signal::SIGKILL);
+}
+
+#[test]
+fn term_stops_the_command_and_its_code_is_told() {
+    let server = Server::start();
+    let script = "trap 'echo stopping; exit 9' TERM; echo started; while :; do sleep 0.01; done";
+    let mut running = Running::start(&mut server.exec(&["-i", "a"], &sh(script)));
+    running.expect_line("started");
+    running.signal(Signal::SIGTERM);
+    running.expect_line("stopping");
+    assert_eq!(running.finish().code, Some(9));
+    assert_eq!(server.queue_len("a"), 0);
+}
+
+#[test]
+fn the_stop_signal_can_be_chosen() {
+    let server = Server::start();
+    let script = "trap 'echo quitting; exit 4' QUIT; echo started; while :; do sleep 0.01; done";
+    let mut running = Running::start(&mut server.exec(&["--stop-signal", "QUIT"], &sh(script)));
+    running.expect_line("started");
+    running.signal(Signal::SIGTERM);
+    running.expect_line("quitting");
+    assert_eq!(running.finish().code, Some(4));
+}
+
+#[test]
+fn what_ignores_the_stop_signal_is_killed_after_the_grace() {
+    let server = Server::start();
+    let script = "trap '' TERM; echo started; while :; do sleep 0.01; done";
+    let mut running = Running::start(&mut server.exec(&["--grace", "100ms"], &sh(script)));
+    running.expect_line("started");
+    running.signal(Signal::SIGTERM);
+    assert_eq!(running.finish().code, Some(137));
+}
+
+#[test]
+fn a_second_term_kills_at_once() {
+    let server = Server::start();
+    let script = "trap 'echo refused' TERM; echo started; while :; do sleep 0.01; done";
+    let mut running = Running::start(&mut server.exec(&["--ttl", LONG_TTL, "--grace", "20m"], &sh(script)));
+    running.expect_line("started");
+    running.signal(Signal::SIGTERM);
+    running.expect_line("refused");
+    running.signal(Signal::SIGTERM);
+    assert_eq!(running.finish().code, Some(137));
+}
+
+#[test]
+fn nohup_is_respected() {
+    let server = Server::start();
+    let script = "trap '' HUP; exec \"$@\"".to_owned();
+    let mut command = server.exec(&[], &sh("echo started; read line; echo $line"));
+    let mut words = vec![script, "sh".into()];
+    words.push(command.get_program().to_str().unwrap().to_owned());
+    words.extend(command.get_args().map(|word| word.to_str().unwrap().to_owned()));
+    command = crate::support::clean(std::process::Command::new("sh"));
+    command.arg("-c").args(words);
+    let mut running = Running::start(&mut command);
+    running.expect_line("started");
+    running.signal(Signal::SIGHUP);
+    running.write_line("still here");
+    running.expect_line("still here");
+    assert_eq!(running.finish().code, Some(0));
+}

@@ -1,0 +1,157 @@
+//! Nothing survives the lock: whatever the command left, and whichever of our processes is killed.
+
+use nix::sys::signal::{Signal, kill};
+
+use crate::support::{LONG_TTL, Running, Server, guardian_of, marked, sh, wait_until};
+
+/// A command whose whole tree can be found, wherever it went.
+struct Marked {
+    running: Running,
+    mark: String,
+}
+
+impl Marked {
+    fn start(server: &Server, options: &[&str], script: &str, processes: usize) -> Self {
+        static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let value = format!("{}-{number}", std::process::id());
+        let mut command = server.exec(options, &sh(script));
+        let mut running = Running::start(command.env("TREE_MARK", &value));
+        let marked_tree = format!("TREE_MARK={value}");
+        running.expect_line("started");
+        wait_until("the tree is there", || marked(&marked_tree).len() >= processes);
+        Self { running, mark: marked_tree }
+    }
+
+    fn survivors(&self) -> Vec<nix::unistd::Pid> {
+        marked(&self.mark)
+    }
+}
+
+/// A daemon as daemons are made: a process session of its own, a double fork, deaf to TERM.
+const DAEMON: &str =
+    "setsid sh -c 'trap \"\" TERM HUP; (trap \"\" TERM HUP; sleep 1000; :) &' > /dev/null 2>&1;";
+
+/// For the next holder's command: names what is left of the tree before it, then `end`.
+fn look_for(mark: &str) -> String {
+    format!(
+        "for f in $(grep -lzsx '{mark}' /proc/[0-9]*/environ); do cat ${{f%environ}}comm 2>/dev/null; done; echo end"
+    )
+}
+
+/// What the next holder saw, less our own processes, which may still be on their way out.
+fn seen(next: Running) -> Vec<String> {
+    let stdout = next.finish().stdout;
+    assert!(stdout.ends_with("end\n"), "{stdout}");
+    stdout.lines().filter(|line| !line.starts_with("officer-") && *line != "end").map(str::to_owned).collect()
+}
+
+fn daemon_and(rest: &str) -> String {
+    format!("{DAEMON} {rest}")
+}
+
+#[test]
+fn a_daemon_is_ended_before_the_lock_passes_on() {
+    let server = Server::start();
+    let tree =
+        Marked::start(&server, &["-i", "a", "--grace", "100ms"], &daemon_and("echo started; read line"), 3);
+    let next = server.wait_for("a", &["-i", "a"], &sh(&look_for(&tree.mark)));
+    let finished = tree.running.finish();
+    assert_eq!(seen(next), [""; 0]);
+    assert_eq!(finished.code, Some(1), "the command's own code: read found the end of file");
+    assert!(
+        finished.stderr.contains("left processes behind") && finished.stderr.contains("sleep"),
+        "{}",
+        finished.stderr
+    );
+}
+
+#[test]
+fn leftovers_can_be_waited_for() {
+    let server = Server::start();
+    let script = "exec 3<&0; (read line <&3; echo done) & echo started; exit 5";
+    let mut running = Running::start(&mut server.exec(&["-i", "a", "--leftovers", "wait"], &sh(script)));
+    running.expect_line("started");
+    assert_eq!(server.run(&["-i", "a", "-n"], &["true"]).code, Some(75));
+    running.write_line("go on");
+    running.expect_line("done");
+    assert_eq!(running.finish().code, Some(5));
+}
+
+#[test]
+fn a_pipeline_is_ended_as_a_whole() {
+    let server = Server::start();
+    let mut tree =
+        Marked::start(&server, &["-i", "a"], "echo started; sleep 1000 | sleep 1000 | sleep 1000", 4);
+    tree.running.signal(Signal::SIGTERM);
+    tree.running.wait();
+    assert_eq!(tree.survivors(), []);
+}
+
+#[test]
+fn two_hundred_children_are_ended() {
+    let server = Server::start();
+    let script = "i=0; while [ $i -lt 200 ]; do sleep 1000 & i=$((i+1)); done; echo started; wait";
+    let mut tree = Marked::start(&server, &["-i", "a"], script, 201);
+    tree.running.signal(Signal::SIGTERM);
+    assert_eq!(tree.running.wait().code(), Some(143));
+    assert_eq!(tree.survivors(), []);
+}
+
+#[test]
+fn a_command_that_forks_all_the_time_is_ended() {
+    let server = Server::start();
+    let script = "trap '' TERM; echo started; while :; do (sleep 0.02; sleep 0.02) & done";
+    let mut tree = Marked::start(&server, &["-i", "a", "--grace", "200ms"], script, 10);
+    tree.running.signal(Signal::SIGTERM);
+    assert_eq!(tree.running.wait().code(), Some(137));
+    assert_eq!(tree.survivors(), []);
+}
+
+#[test]
+fn a_killed_wrapper_takes_its_tree_along_and_the_lock_passes_on() {
+    let server = Server::start();
+    let script = daemon_and("sleep 1000 | sleep 1000 & echo started; wait");
+    // The last will must give the lock back.
+    let options = ["-i", "a", "--ttl", LONG_TTL];
+    let mut tree = Marked::start(&server, &options, &script, 5);
+    let next = server.wait_for("a", &["-i", "a"], &sh(&look_for(&tree.mark)));
+    tree.running.signal(Signal::SIGKILL);
+    tree.running.wait();
+    assert_eq!(seen(next), [""; 0]);
+}
+
+#[test]
+fn without_a_lease_too_the_tree_is_dead_before_the_lock_passes_on() {
+    let server = Server::start();
+    let script = daemon_and("echo started; sleep 1000");
+    let mut tree = Marked::start(&server, &["-i", "a", "--ttl", "0"], &script, 3);
+    let next = server.wait_for("a", &["-i", "a"], &sh(&look_for(&tree.mark)));
+    tree.running.signal(Signal::SIGKILL);
+    tree.running.wait();
+    assert_eq!(seen(next), [""; 0]);
+}
+
+#[test]
+fn a_killed_guardian_takes_the_tree_along() {
+    let server = Server::start();
+    let mut tree = Marked::start(&server, &["-i", "a"], &daemon_and("echo started; sleep 1000"), 3);
+    kill(guardian_of(tree.running.pid()), Signal::SIGKILL).unwrap();
+    assert_eq!(tree.running.wait().code(), Some(70));
+    assert_eq!(tree.survivors(), []);
+    wait_until("the lock is free", || server.queue_len("a") == 0);
+}
+
+#[test]
+fn a_stopped_wrapper_loses_its_tree_at_the_deadline() {
+    let server = Server::start();
+    let options = ["-i", "a", "--ttl", "2", "--grace", "300ms"];
+    let tree = Marked::start(&server, &options, &daemon_and("echo started; sleep 1000"), 3);
+    tree.running.signal(Signal::SIGSTOP);
+    let next = server.wait_for("a", &["-i", "a"], &sh(&look_for(&tree.mark)));
+    assert_eq!(seen(next), [""; 0]);
+    tree.running.signal(Signal::SIGCONT);
+    let mut running = tree.running;
+    assert_eq!(running.wait().code(), Some(79));
+    assert_eq!(marked(&tree.mark), []);
+}
