@@ -185,6 +185,11 @@ impl Checkers {
         }
     }
 
+    /// The server has confirmed that the session is gone.
+    pub(crate) fn will_answered(&mut self, session: SessionId) {
+        self.willed.retain(|&(willed, _)| willed != session);
+    }
+
     fn check_exclusion(&mut self, lock: usize) {
         let runs = |tree: &&Tree| tree.lock == lock && !tree.is_frozen;
         let running = self.trees.values().filter(runs).count();
@@ -221,7 +226,6 @@ impl Checkers {
 
     pub(crate) fn ended(&mut self, session: SessionId) {
         self.connected.remove(&session);
-        self.willed.retain(|&(willed, _)| willed != session);
         for book in &mut self.locks {
             book.queue.retain(|&waiter| waiter != session);
             book.holders.remove(&session);

@@ -88,6 +88,11 @@ impl Client {
         self.rounds_left == 0 && matches!(self.phase, Phase::Done)
     }
 
+    /// It has no session yet.
+    pub(crate) fn is_reaching(&self) -> bool {
+        matches!(self.phase, Phase::Reaching(_))
+    }
+
     fn now(&self, env: &Env) -> BootTime {
         self.host.clock.read(env.now())
     }

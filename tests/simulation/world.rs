@@ -291,6 +291,10 @@ impl World {
 
     fn cut(&mut self, client: ClientId, client_notices: Option<Time>, server_notices: Option<Time>) {
         let Some(&conn) = self.env.network.living(client).last() else { return };
+        if self.plan.is_calm && client_notices.is_none() && self.clients[client].is_reaching() {
+            // Opening a session has the whole connect timeout for its one answer: it would end there.
+            return;
+        }
         // What either end notices comes from its own kernel, after a time: on the same connection
         // nothing else arrives.
         self.env.network.conn_mut(conn).is_dead = true;
