@@ -33,7 +33,8 @@ pub(super) struct Tree {
     spared: HashSet<Pid>,
     /// A child that is no part of the command, though it is of the tree.
     our_own: Option<Pid>,
-    /// Direct children that were sent SIGKILL; their ids can't be used anew before we reap them.
+    /// What was sent SIGKILL: when it turns up as our child, orphaned by a parent that was quicker to
+    /// die, it is no news. An id that is used anew meanwhile is met by the sweep that is due anyhow.
     killed: HashSet<Pid>,
     /// Found standing still when the tree was frozen: they stay so when it is thawed.
     stood_still: HashSet<Pid>,
@@ -137,13 +138,13 @@ impl Tree {
     /// lives (in the middle of a call to a dead file server, or frozen from outside). A next sweep is
     /// due by [`Tree::retry_at`] if the tree isn't dead by then.
     pub(super) fn kill(&mut self, now: BootTime) -> Vec<Leftover> {
+        // Most trees die of the first sweep. What comes through it forks, so it is stopped first.
+        let found = if self.retry_at.is_none() { self.processes() } else { self.stop_all() };
         let mut refused = Vec::new();
-        for process in self.stop_all() {
+        for process in found {
             match self.send(process, Signal::SIGKILL) {
                 Ok(()) => {
-                    if process.parent == self.root {
-                        self.killed.insert(process.pid);
-                    }
+                    self.killed.insert(process.pid);
                 }
                 Err(Errno::EPERM) => refused.push(process.pid),
                 // Gone already, or found anew under its new parent by the next sweep.
