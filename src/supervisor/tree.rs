@@ -3,7 +3,6 @@
 //! [`Tree::reap`] says that nothing is left.
 
 use std::collections::HashSet;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -14,6 +13,7 @@ use crate::boot_time::BootTime;
 
 use super::descendants::{Process, Stat, children, descendants};
 use super::messages::MAX_NAMED;
+use super::pidfd;
 use super::policy::Remains;
 use super::{Exit, Leftover};
 
@@ -221,10 +221,10 @@ impl Tree {
         }
         // Another's child may have gone since, and its id may be a stranger's now. The pidfd holds
         // on to whoever has the id; if that one's parent is still the one we found, or us, it is ours.
-        let pidfd = pidfd_open(process.pid)?;
+        let pidfd = pidfd::open(process.pid)?;
         match Stat::of(process.pid) {
             Some(stat) if stat.parent == process.parent || stat.parent == self.root => {
-                pidfd_send_signal(&pidfd, signal)
+                pidfd::send_signal(&pidfd, signal)
             }
             Some(_) | None => Err(Errno::ESRCH),
         }
@@ -262,21 +262,4 @@ pub(super) fn exit_of(status: i32) -> Exit {
         true => Exit::Code(libc::WEXITSTATUS(status)),
         false => Exit::Signal(libc::WTERMSIG(status)),
     }
-}
-
-fn pidfd_open(pid: Pid) -> nix::Result<OwnedFd> {
-    // SAFETY: takes and returns plain numbers; what it returns is a new descriptor that we own.
-    unsafe {
-        let fd = Errno::result(libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0))?;
-        Ok(OwnedFd::from_raw_fd(fd as libc::c_int))
-    }
-}
-
-fn pidfd_send_signal(pidfd: &OwnedFd, signal: Signal) -> nix::Result<()> {
-    let none = std::ptr::null::<libc::siginfo_t>();
-    // SAFETY: a null info means the same as `kill`; everything else is plain numbers.
-    let sent = unsafe {
-        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal as libc::c_int, none, 0)
-    };
-    Errno::result(sent).map(drop)
 }
