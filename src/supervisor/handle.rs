@@ -275,7 +275,7 @@ impl Drop for Guardian {
         match &mut self.stage {
             // If it isn't heard, the will is carried out for nothing, which does no harm. A panic
             // may have come before the release, so the will must be carried out then.
-            Stage::Idle(line) | Stage::Over(line) if !std::thread::panicking() => line.order(Order::Goodbye),
+            Stage::Idle(line) | Stage::Over(line) if !std::thread::panicking() => line.dismiss(),
             Stage::Idle(_) | Stage::Guarded(_) | Stage::Orphaned(_) | Stage::Over(_) | Stage::Gone => {}
         }
     }

@@ -35,6 +35,7 @@ mod launch;
 mod line;
 mod messages;
 mod orphans;
+mod pidfd;
 mod policy;
 mod signals;
 mod stdio;

@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::Uid;
 use serde_json::json;
 
-use crate::driver::{Setting, Wrapper, is_alive, send, state, wait_until};
+use crate::driver::{Setting, Wrapper, copy, is_alive, send, state, wait_until};
 
 crate::promises![
     nothing_survives_even_if_wrapper_and_guardian_are_killed_at_once,
@@ -155,7 +155,7 @@ fn anybody_may_isolate_where_the_kernel_allows_it() {
             std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).expect("it is ours");
         };
         let ourselves = programs.path().join("tests");
-        std::fs::copy(std::env::current_exe().unwrap(), &ourselves).expect("a copy that anybody may run");
+        copy(std::env::current_exe().unwrap(), &ourselves);
         open(programs.path());
         open(setting.folder.path());
         setting.command = std::process::Command::new(&ourselves);
