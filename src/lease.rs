@@ -118,6 +118,8 @@ pub struct Lease {
     proven_at: BootTime,
     next_renewal: BootTime,
     told_lost: bool,
+    /// Told so by an operator: what is to be given back is still ours.
+    revoked: bool,
     stop_sent: bool,
     kill_sent: bool,
 }
@@ -131,7 +133,15 @@ impl Lease {
             return Err(TooLate { age, ttl: terms.ttl });
         }
         let next_renewal = proven_at + terms.renew_every();
-        Ok(Self { terms, proven_at, next_renewal, told_lost: false, stop_sent: false, kill_sent: false })
+        Ok(Self {
+            terms,
+            proven_at,
+            next_renewal,
+            told_lost: false,
+            revoked: false,
+            stop_sent: false,
+            kill_sent: false,
+        })
     }
 
     /// A renewal was answered that had been sent at `sent`.
@@ -151,6 +161,12 @@ impl Lease {
         self.told_lost = true;
     }
 
+    /// An operator takes the lock away: it is ours, and nobody else's, until we give it back.
+    pub fn told_revoked(&mut self) {
+        self.told_lost = true;
+        self.revoked = true;
+    }
+
     /// Whether the command was told to stop because of the lease.
     pub fn is_lost(&self) -> bool {
         self.stop_sent
@@ -158,7 +174,7 @@ impl Lease {
 
     /// Whether the engine still counts the lock as ours, as far as we know.
     pub fn may_be_ours(&self, now: BootTime) -> bool {
-        !self.told_lost && self.end().is_none_or(|end| now < end)
+        (!self.told_lost || self.revoked) && self.end().is_none_or(|end| now < end)
     }
 
     /// When the server may pass the lock on at the earliest; `None`: no lease.
@@ -263,6 +279,15 @@ mod tests {
         let mut lease = ten_seconds();
         assert_eq!(due(&mut lease, at(60_000)), [Action::Kill, Action::Renew]);
         assert!(lease.is_lost());
+        assert!(!lease.may_be_ours(at(60_000)));
+    }
+
+    #[test]
+    fn what_is_revoked_is_stopped_at_once_and_still_to_be_given_back() {
+        let mut lease = ten_seconds();
+        lease.told_revoked();
+        assert_eq!(due(&mut lease, at(10)), [Action::Stop(Why::ToldSo)]);
+        assert!(lease.may_be_ours(at(10)));
         assert!(!lease.may_be_ours(at(60_000)));
     }
 

@@ -234,19 +234,13 @@ impl<'a> Place<'a> {
                 self.suspended_since = Some(BootTime::now());
                 Ok(None)
             }
-            Heard::Resumed { holds } => {
+            Heard::Resumed { .. } => {
                 self.suspended_since = None;
                 self.next_renewal = BootTime::now() + self.renew_every();
-                let ours = holds.into_iter().find(|held| held.name == self.full_name);
-                if ours.is_none() {
-                    self.ask();
-                }
-                Ok(ours.map(|held| Granted {
-                    name: held.name,
-                    token: Some(held.token),
-                    slot: Some(held.slot),
-                    limit: Some(held.limit),
-                }))
+                // Also if it lists our lock: only the answer says that we have it, for the list may
+                // come from before a reboot of the server's host, and another may have had it since.
+                self.ask();
+                Ok(None)
             }
             Heard::Over(loss) => self.start_over(loss).await.map(|()| None),
         }

@@ -130,7 +130,7 @@ pub enum ClientError {
 /// // A server of our own, so that this example can be run as it stands.
 /// let config = Config { store: StoreConfig::Ephemeral, ..Config::default() };
 /// let server = Server::bind(config, vec![Listener::tcp("127.0.0.1:0")?])?;
-/// let url = format!("officer://{}", server.addresses()[0]);
+/// let url = server.addresses()[0].to_string();
 /// let stop = server.handle();
 /// let running = std::thread::spawn(move || server.run());
 ///

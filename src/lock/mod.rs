@@ -5,6 +5,8 @@ mod claim;
 mod sessions;
 mod slots;
 mod table;
+#[cfg(test)]
+mod table_test;
 mod types;
 mod view;
 

@@ -73,6 +73,36 @@ pub enum Answer<'a> {
         token: Token,
         reason: &'a str,
     },
+    /// `server` and `value` are JSON.
+    Status {
+        server: &'a [u8],
+        value: &'a [u8],
+    },
+    /// To the operator: the lock is free of this holder.
+    Taken {
+        name: &'a str,
+        token: Token,
+    },
+    /// To the operator: the holder is told; the lock passes on when it has given it back, at the
+    /// latest after `ends_in`.
+    Revoking {
+        name: &'a str,
+        token: Token,
+        ends_in: Duration,
+    },
+    /// To the operator: there is no such grant.
+    NotHeld {
+        name: &'a str,
+        token: Token,
+    },
+    Verified {
+        name: &'a str,
+        token: Token,
+        held: bool,
+    },
+    Pong {
+        version: &'a str,
+    },
     Error {
         code: ErrorCode,
         message: &'a str,
@@ -157,11 +187,40 @@ impl Answer<'_> {
             Self::Superseded => push_only_result(out, "superseded"),
             Self::Expired => push_only_result(out, "expired"),
             Self::Revoked { name, token, reason } => {
-                push_name(out, name);
-                push_number(out, "token", token.0);
+                push_name_and_token(out, name, token);
                 push_field(out, "reason");
                 push_string(out, reason);
                 push_result(out, "revoked");
+            }
+            Self::Status { server, value } => {
+                out.extend_from_slice(b"{\"server\":");
+                out.extend_from_slice(server);
+                push_json(out, "value", value);
+                push_result(out, "status");
+            }
+            Self::Taken { name, token } => {
+                push_name_and_token(out, name, token);
+                push_result(out, "taken");
+            }
+            Self::Revoking { name, token, ends_in } => {
+                push_name_and_token(out, name, token);
+                push_field(out, "ends_in");
+                push_seconds(out, ends_in);
+                push_result(out, "revoking");
+            }
+            Self::NotHeld { name, token } => {
+                push_name_and_token(out, name, token);
+                push_result(out, "not_held");
+            }
+            Self::Verified { name, token, held } => {
+                push_name_and_token(out, name, token);
+                push_json(out, "held", if held { b"true" } else { b"false" });
+                push_result(out, "verified");
+            }
+            Self::Pong { version } => {
+                out.extend_from_slice(b"{\"version\":");
+                push_string(out, version);
+                push_result(out, "pong");
             }
             Self::Error { code, message } => {
                 out.extend_from_slice(b"{\"error\":");
@@ -184,6 +243,11 @@ pub(crate) fn push_hold(out: &mut Vec<u8>, name: &str, grant: &Grant) {
 fn push_name(out: &mut Vec<u8>, name: &str) {
     out.extend_from_slice(b"{\"name\":");
     push_string(out, name);
+}
+
+fn push_name_and_token(out: &mut Vec<u8>, name: &str, token: Token) {
+    push_name(out, name);
+    push_number(out, "token", token.0);
 }
 
 fn push_grant(out: &mut Vec<u8>, grant: &Grant) {

@@ -9,7 +9,10 @@ mod request;
 
 pub use answer::{Answer, TurnedAwayBy};
 pub use parse::{ErrorCode, Refusal};
-pub use reply::{Granted, Held, Holder, Reply, ReplyError, TurnedAway};
+pub use reply::{
+    Granted, Held, Holder, HolderStatus, LockStatus, Reply, ReplyError, ServerStatus, TurnedAway,
+    WaiterStatus,
+};
 pub use request::{LockRequest, Request};
 
 pub use crate::lock::Who;

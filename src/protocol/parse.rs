@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use crate::lock::{Limit, SessionId};
+use crate::lock::{Limit, SessionId, Token};
 
 use super::{LockRequest, MAX_LIMIT, MAX_NAME_BYTES, MAX_WHO_BYTES, Request, Who};
 
@@ -51,6 +51,8 @@ pub enum ErrorCode {
     NotReady,
     /// The connection's user is not the one that is served.
     WrongUser,
+    /// A lock was taken from this session and isn't given back yet: so long it isn't renewed.
+    Revoked,
 }
 
 impl ErrorCode {
@@ -69,6 +71,7 @@ impl ErrorCode {
             Self::NoSession => "no_session",
             Self::NotReady => "not_ready",
             Self::WrongUser => "wrong_user",
+            Self::Revoked => "revoked",
         }
     }
 }
@@ -112,6 +115,8 @@ struct Fields<'a> {
     who: WhoValue,
     session: Value<'a>,
     seq: Value<'a>,
+    token: Value<'a>,
+    reason: Value<'a>,
 }
 
 /// What a field held. Containers are read over: none of the plain fields may be one.
@@ -156,6 +161,19 @@ impl<'a> Fields<'a> {
                     given => Some(session(given)?),
                 },
             },
+            "status" => Request::Status {
+                name: match self.name {
+                    Value::Absent => None,
+                    given => Some(name(given)?),
+                },
+            },
+            "release" => Request::Release {
+                token: token(&self.token)?,
+                reason: reason(self.reason)?,
+                name: name(self.name)?,
+            },
+            "verify" => Request::Verify { token: token(&self.token)?, name: name(self.name)? },
+            "ping" => Request::Ping,
             other => return Err(unknown_command(other)),
         })
     }
@@ -262,6 +280,24 @@ fn seq(value: &Value<'_>) -> Result<u64, Refusal> {
     }
 }
 
+fn token(value: &Value<'_>) -> Result<Token, Refusal> {
+    match value {
+        Value::Integer(token) => Ok(Token(*token)),
+        Value::Absent | Value::Number(_) | Value::Text(_) | Value::Other => {
+            Err(Refusal::field("token", "the integer that the grant came with"))
+        }
+    }
+}
+
+fn reason(value: Value<'_>) -> Result<Cow<'_, str>, Refusal> {
+    match value {
+        Value::Text(reason) if !reason.trim().is_empty() => Ok(cut(&reason).into()),
+        Value::Text(_) | Value::Absent | Value::Integer(_) | Value::Number(_) | Value::Other => {
+            Err(Refusal::field("reason", "a string that is not empty"))
+        }
+    }
+}
+
 /// The names of the fields that count.
 enum Key {
     Command,
@@ -273,6 +309,8 @@ enum Key {
     Who,
     Session,
     Seq,
+    Token,
+    Reason,
     Unknown,
 }
 
@@ -297,6 +335,8 @@ impl<'de> Deserialize<'de> for Key {
                     "who" => Key::Who,
                     "session" => Key::Session,
                     "seq" => Key::Seq,
+                    "token" => Key::Token,
+                    "reason" => Key::Reason,
                     _ => Key::Unknown,
                 })
             }
@@ -328,6 +368,8 @@ impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
                         Key::Who => fields.who = map.next_value()?,
                         Key::Session => fields.session = map.next_value()?,
                         Key::Seq => fields.seq = map.next_value()?,
+                        Key::Token => fields.token = map.next_value()?,
+                        Key::Reason => fields.reason = map.next_value()?,
                         Key::Unknown => drop(map.next_value::<Value<'_>>()?),
                     }
                 }
@@ -514,6 +556,11 @@ mod tests {
             Request::Renew { seq: u64::MAX },
             Request::Close { session: None },
             Request::Close { session: Some(id) },
+            Request::Status { name: None },
+            Request::Status { name: Some("a".into()) },
+            Request::Release { name: "a".into(), token: Token(7), reason: "stuck".into() },
+            Request::Verify { name: "a".into(), token: Token(7) },
+            Request::Ping,
         ] {
             let line = request.to_line();
             assert_eq!(parse(line.trim_end()), Ok(request), "{line}");
@@ -603,6 +650,16 @@ mod tests {
             ),
             (r#""command":"resume""#, "session must be 32 hexadecimal digits"),
             (r#""command":"close","session":"12""#, "session must be 32 hexadecimal digits"),
+            (
+                r#""command":"release","name":"a","reason":"x""#,
+                "token must be the integer that the grant came with",
+            ),
+            (r#""command":"release","name":"a","token":1"#, "reason must be a string that is not empty"),
+            (
+                r#""command":"verify","name":"a","token":"1""#,
+                "token must be the integer that the grant came with",
+            ),
+            (r#""command":"status","name":1"#, "name must be a string that is not empty"),
             (r#""command":"renew""#, "seq must be an integer of at least 0"),
         ] {
             let line = format!("{{{fields}}}");

@@ -33,7 +33,71 @@ pub enum Reply {
     Superseded,
     Expired,
     Revoked { name: String, token: Token, reason: String },
+    Status { server: ServerStatus, value: Vec<LockStatus> },
+    Taken { name: String, token: Token },
+    Revoking { name: String, token: Token, ends_in: f64 },
+    NotHeld { name: String, token: Token },
+    Verified { name: String, token: Token, held: bool },
+    Pong { version: String },
     Error { error: String, message: String },
+}
+
+/// The server as a whole.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct ServerStatus {
+    /// Of the program.
+    pub version: String,
+    /// For how many seconds it has run.
+    pub up: f64,
+    /// How many clients are connected.
+    pub connections: u64,
+    /// How many sessions live.
+    pub sessions: u64,
+    /// How many locks are held or waited for; more than are listed if there are very many.
+    pub locks: u64,
+}
+
+/// One lock with everybody at it.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct LockStatus {
+    /// Its name.
+    pub name: String,
+    /// How many may hold it.
+    pub limit: Limit,
+    /// Who does, in the order of the grants.
+    pub holders: Vec<HolderStatus>,
+    /// Who waits, the next one first.
+    pub queue: Vec<WaiterStatus>,
+}
+
+/// One holder with what an operator wants to know of it.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct HolderStatus {
+    /// As others are told.
+    #[serde(flatten)]
+    pub holder: Holder,
+    /// Seconds since its last sign of life.
+    pub seen: f64,
+    /// It has no connection now.
+    pub suspended: bool,
+    /// An operator has taken the lock from it and it hasn't given it back yet.
+    pub revoked: bool,
+}
+
+/// One waiter.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct WaiterStatus {
+    /// Its own description; empty for a plain connection.
+    #[serde(flatten)]
+    pub who: Who,
+    /// Its connection's address.
+    pub peer: Option<String>,
+    /// For how many seconds it has waited.
+    pub waited: f64,
+    /// Seconds since its last sign of life.
+    pub seen: f64,
+    /// It has no connection now and is passed over.
+    pub suspended: bool,
 }
 
 /// A grant; the optional fields come if the request had `limit`.

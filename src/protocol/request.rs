@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use crate::lock::{Limit, SessionId, Who};
+use crate::lock::{Limit, SessionId, Token, Who};
 
 use super::json::{push_field, push_integer, push_seconds, push_string};
 
@@ -49,6 +49,29 @@ pub enum Request<'a> {
         /// The session's secret; `None`: this connection's.
         session: Option<SessionId>,
     },
+    /// Who holds and waits, with all that is known of them.
+    Status {
+        /// Only this lock; `None`: all.
+        name: Option<Cow<'a, str>>,
+    },
+    /// An operator takes a lock away from its holder.
+    Release {
+        /// The lock's name.
+        name: Cow<'a, str>,
+        /// The token of the grant to end, so that nobody else's is.
+        token: Token,
+        /// What the holder and the log are told.
+        reason: Cow<'a, str>,
+    },
+    /// Whether this token's grant is still held.
+    Verify {
+        /// The lock's name.
+        name: Cow<'a, str>,
+        /// The token of the grant.
+        token: Token,
+    },
+    /// Whether the server serves.
+    Ping,
 }
 
 /// The fields of `lock`.
@@ -71,11 +94,8 @@ impl Request<'_> {
         push_string(out, self.command());
         match self {
             Self::Lock(lock) => lock.write_fields(out),
-            Self::Unlock { name } => {
-                push_field(out, "name");
-                push_string(out, name);
-            }
-            Self::Reset | Self::Locks | Self::Connections | Self::MyLocks | Self::KeepAlive => {}
+            Self::Unlock { name } => write_name(out, name),
+            Self::Reset | Self::Locks | Self::Connections | Self::MyLocks | Self::KeepAlive | Self::Ping => {}
             Self::Open { ttl, who } => {
                 push_field(out, "ttl");
                 push_seconds(out, *ttl);
@@ -91,6 +111,23 @@ impl Request<'_> {
                 if let Some(session) = session {
                     write_session(out, *session);
                 }
+            }
+            Self::Status { name } => {
+                if let Some(name) = name {
+                    write_name(out, name);
+                }
+            }
+            Self::Release { name, token, reason } => {
+                write_name(out, name);
+                push_field(out, "token");
+                push_integer(out, token.0);
+                push_field(out, "reason");
+                push_string(out, reason);
+            }
+            Self::Verify { name, token } => {
+                write_name(out, name);
+                push_field(out, "token");
+                push_integer(out, token.0);
             }
         }
         out.extend_from_slice(b"}\n");
@@ -116,14 +153,17 @@ impl Request<'_> {
             Self::Resume { .. } => "resume",
             Self::Renew { .. } => "renew",
             Self::Close { .. } => "close",
+            Self::Status { .. } => "status",
+            Self::Release { .. } => "release",
+            Self::Verify { .. } => "verify",
+            Self::Ping => "ping",
         }
     }
 }
 
 impl LockRequest<'_> {
     fn write_fields(&self, out: &mut Vec<u8>) {
-        push_field(out, "name");
-        push_string(out, &self.name);
+        write_name(out, &self.name);
         if let Some(timeout) = self.timeout {
             push_field(out, "timeout");
             push_seconds(out, timeout);
@@ -137,6 +177,11 @@ impl LockRequest<'_> {
             push_integer(out, u64::from(limit.get()));
         }
     }
+}
+
+fn write_name(out: &mut Vec<u8>, name: &str) {
+    push_field(out, "name");
+    push_string(out, name);
 }
 
 fn write_session(out: &mut Vec<u8>, session: SessionId) {

@@ -11,6 +11,7 @@ use crate::protocol::{Answer, ErrorCode, LockRequest, Refusal, Request, TurnedAw
 
 use super::connection::{Key, Needs, Role};
 use super::listing::{self, Lists};
+use super::operators;
 use super::service::Service;
 use super::store::{ClaimRow, SavedSession};
 
@@ -40,6 +41,12 @@ impl Service {
             Request::Resume { session } => return self.resume_session(key, session, now),
             Request::Renew { seq } => return self.renew(key, seq, now),
             Request::Close { session } => return self.close_session(key, session, now),
+            Request::Status { name } => self.status(key, name.as_deref(), now),
+            Request::Release { name, token, reason } => self.release(key, &name, token, &reason, now),
+            Request::Verify { name, token } => self.verify(key, &name, token),
+            Request::Ping => {
+                self.answer(key, Needs::Nothing, &Answer::Pong { version: env!("CARGO_PKG_VERSION") })
+            }
         }
         Ok(())
     }
@@ -83,6 +90,7 @@ impl Service {
     fn lock(&mut self, key: Key, request: &LockRequest<'_>, now: BootTime) -> Result<(), Refusal> {
         let owner = self.owner_for_asking(key);
         let name = request.name.as_ref();
+        self.end_hold_in_doubt(key, owner, name, now);
         self.check_ready(key, owner, request, now)?;
         let ask = Ask {
             limit: request.limit.unwrap_or(Limit::ONE),
@@ -95,9 +103,10 @@ impl Service {
             Outcome::AlreadyAcquired(grant) => self.tell_held(key, name, &ask, grant, true),
             Outcome::Queued { ticket } => self.queued(key, name, &ask, ticket),
             Outcome::StillQueued => {}
-            Outcome::TimedOut => {
-                // It may have stood in line until now.
-                self.note_left(key, name);
+            Outcome::TimedOut { waited } => {
+                if waited {
+                    self.note_left(key, name);
+                }
                 self.turned_away(key, name, &ask, TurnedAwayBy::Timeout, now);
             }
             Outcome::QueueMaxed => self.turned_away(key, name, &ask, TurnedAwayBy::QueueMax, now),
@@ -108,6 +117,21 @@ impl Service {
             Outcome::TooManyWaiters => return Err(self.too_many_waiters()),
         }
         Ok(())
+    }
+
+    /// Who asks for a lock that it held before a reboot of the host hasn't used the grant. The lock may
+    /// have been another's since, with a greater token: it must be granted anew.
+    fn end_hold_in_doubt(&mut self, key: Key, owner: OwnerId, name: &str, now: BootTime) {
+        if self.holds_in_doubt.is_empty() {
+            return;
+        }
+        let state = self.table.claim_of(owner, name).map(|claim| claim.state());
+        if let Some(ClaimState::Holding { token, .. }) = state
+            && self.holds_in_doubt.remove(&token)
+        {
+            self.note_left(key, name);
+            self.with_effects(now, |table, effects| table.unlock(owner, name, now, effects));
+        }
     }
 
     /// Shortly after a restart of the host a session can wait for a lock, but not be told at once.
@@ -171,6 +195,7 @@ impl Service {
     fn note_left(&mut self, key: Key, name: &str) {
         if let Some(session) = self.session(key) {
             self.store.left(self.sessions.get(session).number, Arc::from(name));
+            self.revocations.given_back(session, name);
         }
     }
 
@@ -232,7 +257,9 @@ impl Service {
 
     fn resume_session(&mut self, key: Key, id: SessionId, now: BootTime) -> Result<(), Refusal> {
         self.check_fresh(key)?;
-        let Some(session) = self.sessions.find(id) else {
+        // Resuming renews, and what was taken from a session ends with its time.
+        let session = self.sessions.find(id).filter(|&session| !self.revocations.concern(session));
+        let Some(session) = session else {
             self.answer(key, Needs::Nothing, &Answer::SessionUnknown);
             return Ok(());
         };
@@ -279,6 +306,9 @@ impl Service {
 
     fn renew(&mut self, key: Key, seq: u64, now: BootTime) -> Result<(), Refusal> {
         let Some(session) = self.session(key) else { return Err(no_session()) };
+        if self.revocations.concern(session) {
+            return Err(operators::revoked());
+        }
         self.sessions.renew(session, now);
         let ttl = self.sessions.get(session).ttl;
         self.answer(key, Needs::Nothing, &Answer::Renewed { seq, ttl });

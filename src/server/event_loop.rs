@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use mio::{Events, Interest, Poll, Token, Waker};
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use crate::boot_time::BootTime;
 use crate::protocol::{ErrorCode, Refusal};
@@ -378,12 +378,7 @@ impl EventLoop {
             && now >= at
         {
             self.next_stats = Some(now + every);
-            info!(
-                connections = self.service.connections.len(),
-                sessions = self.service.sessions.len(),
-                locks = self.service.table.lock_count(),
-                "statistics"
-            );
+            self.service.log_stats(every);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Where clients come in: TCP and UNIX sockets, bound and accepting. Serving them is others' matter.
 
+use std::fmt;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::AsFd;
@@ -48,6 +49,17 @@ pub enum Address {
 pub(super) enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
+}
+
+/// As a client names it.
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "officer://{address}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Unnamed => f.write_str("a UNIX socket without a name"),
+        }
+    }
 }
 
 impl Listener {

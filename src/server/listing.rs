@@ -1,7 +1,7 @@
 //! Lists of locks, holders and waiters as JSON, and how a client is named in them.
 
 use crate::boot_time::BootTime;
-use crate::lock::{ClaimState, ClaimView, Grant, OwnerId, Party, SessionKey, Who};
+use crate::lock::{ClaimState, ClaimView, Grant, LockView, OwnerId, Party, SessionKey, Who};
 use crate::protocol::answer::push_hold;
 use crate::protocol::json::{push_field, push_integer, push_seconds, push_string};
 use crate::protocol::{Answer, TurnedAwayBy};
@@ -105,14 +105,7 @@ fn push_label(out: &mut Vec<u8>, service: &Service, party: Party) {
 fn push_holder(out: &mut Vec<u8>, service: &Service, claim: &ClaimView<'_>, now: BootTime) {
     let ClaimState::Holding { token, slot } = claim.state() else { return };
     out.push(b'{');
-    match claim.party() {
-        Party::Connection(_) => {
-            out.extend_from_slice(b"\"peer\":");
-            push_label(out, service, claim.party());
-            out.push(b',');
-        }
-        Party::Session(key) => push_who(out, &service.sessions.get(SessionKey(key)).who),
-    }
+    push_person(out, service, claim.party());
     out.extend_from_slice(b"\"token\":");
     push_integer(out, token.0);
     push_field(out, "slot");
@@ -122,6 +115,18 @@ fn push_holder(out: &mut Vec<u8>, service: &Service, claim: &ClaimView<'_>, now:
     out.push(b'}');
 }
 
+/// Who somebody is: what a session says of itself, or a connection's address.
+fn push_person(out: &mut Vec<u8>, service: &Service, party: Party) {
+    match party {
+        Party::Connection(_) => {
+            out.extend_from_slice(b"\"peer\":");
+            push_label(out, service, party);
+            out.push(b',');
+        }
+        Party::Session(key) => push_who(out, &service.sessions.get(SessionKey(key)).who),
+    }
+}
+
 /// The fields of a description, each with a comma behind it.
 fn push_who(out: &mut Vec<u8>, who: &Who) {
     let json = serde_json::to_vec(who).expect("texts and numbers are JSON");
@@ -129,6 +134,99 @@ fn push_who(out: &mut Vec<u8>, who: &Who) {
     if !fields.is_empty() {
         out.extend_from_slice(fields);
         out.push(b',');
+    }
+}
+
+/// Locks that are listed by `status` at most: a list that is read by people.
+const LISTED_LOCKS: usize = 10_000;
+
+/// The numbers of the whole server.
+pub(super) fn server_status(service: &Service, now: BootTime) -> Vec<u8> {
+    let mut object = JsonObject::new();
+    push_string(object.field("version"), env!("CARGO_PKG_VERSION"));
+    push_seconds(object.field("up"), now.saturating_since(service.started_at));
+    push_integer(object.field("connections"), service.connections.len() as u64);
+    push_integer(object.field("sessions"), service.sessions.len() as u64);
+    push_integer(object.field("locks"), service.table.lock_count() as u64);
+    object.end()
+}
+
+/// All locks or one, with everybody at them.
+pub(super) fn status(service: &Service, name: Option<&str>, now: BootTime) -> Vec<u8> {
+    let mut list = JsonList::new();
+    match name {
+        Some(name) => {
+            if let Some(lock) = service.table.lock_view(name) {
+                push_lock_status(list.next(), service, &lock, now);
+            }
+        }
+        None => {
+            let locks = service.table.lock_views().take(LISTED_LOCKS);
+            locks.for_each(|lock| push_lock_status(list.next(), service, &lock, now));
+        }
+    }
+    list.end()
+}
+
+fn push_lock_status(out: &mut Vec<u8>, service: &Service, lock: &LockView<'_>, now: BootTime) {
+    let (mut holders, mut queue) = (JsonList::new(), JsonList::new());
+    for claim in lock.holders() {
+        let out = holders.next();
+        push_holder(out, service, &claim, now);
+        out.pop();
+        push_life(out, service, &claim, now);
+        push_bool(out, "revoked", is_revoked(service, &claim));
+        out.push(b'}');
+    }
+    for claim in lock.waiters() {
+        let out = queue.next();
+        out.push(b'{');
+        push_person(out, service, claim.party());
+        out.extend_from_slice(b"\"waited\":");
+        push_seconds(out, now.saturating_since(claim.since()));
+        push_life(out, service, &claim, now);
+        out.push(b'}');
+    }
+    let mut object = JsonObject::new();
+    push_string(object.field("name"), lock.name());
+    push_integer(object.field("limit"), lock.limit().get().into());
+    object.field("holders").extend_from_slice(&holders.end());
+    object.field("queue").extend_from_slice(&queue.end());
+    out.extend_from_slice(&object.end());
+}
+
+/// When a client was last heard of, and whether it is connected.
+fn push_life(out: &mut Vec<u8>, service: &Service, claim: &ClaimView<'_>, now: BootTime) {
+    let (heard_at, suspended) = match claim.party() {
+        Party::Connection(key) => (service.connections.get(key as Key).map(|c| c.heard_at), false),
+        Party::Session(key) => {
+            let session = service.sessions.get(SessionKey(key));
+            (Some(session.renewed_at), session.connection.is_none())
+        }
+    };
+    push_field(out, "seen");
+    push_seconds(out, now.saturating_since(heard_at.unwrap_or(now)));
+    push_bool(out, "suspended", suspended);
+}
+
+fn is_revoked(service: &Service, claim: &ClaimView<'_>) -> bool {
+    match claim.party() {
+        Party::Connection(_) => false,
+        Party::Session(key) => service.revocations.has(SessionKey(key), claim.name()),
+    }
+}
+
+fn push_bool(out: &mut Vec<u8>, name: &str, value: bool) {
+    push_field(out, name);
+    out.extend_from_slice(if value { b"true" } else { b"false" });
+}
+
+/// The text of `--stats`: so many of the locks or connections, and how many more there are.
+pub(super) fn summary(json: &[u8], most_bytes: usize) -> String {
+    let text = String::from_utf8_lossy(json);
+    match text.char_indices().map(|(at, _)| at).find(|&at| at >= most_bytes) {
+        None => text.into_owned(),
+        Some(end) => format!("{}… ({} bytes)", &text[..end], json.len()),
     }
 }
 

@@ -22,9 +22,13 @@ mod connection;
 mod event_loop;
 mod listener;
 mod listing;
+mod operators;
 mod readiness;
 mod restore;
 mod service;
+#[cfg(test)]
+mod service_test;
+mod statistics;
 mod store;
 
 use std::fmt;

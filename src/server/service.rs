@@ -4,7 +4,7 @@
 //! A turn is: bytes of all connections, then [`Service::run_timers`], then [`Service::commit`], and
 //! only then is output written. Nothing here blocks but the store.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use super::Config;
 use super::bounds::{Bounds, LINES_A_TURN, MAX_UNSENT_BYTES, PAUSE_READING_BYTES};
 use super::connection::{Connections, Key, Needs, Peer, Role, Stage};
 use super::listing::Lists;
+use super::operators::Revocations;
 use super::readiness::Readiness;
 use super::restore;
 use super::store::{ClaimRow, Store, StoreError};
@@ -38,8 +39,15 @@ pub(super) struct Service {
     pub(super) store: Store,
     pub(super) connections: Connections,
     pub(super) readiness: Readiness,
+    /// Holds put back after a reboot of the host: their locks may have passed on since, in commits
+    /// that are lost. A command that runs under one keeps it; who asks for one is granted it anew.
+    pub(super) holds_in_doubt: HashSet<Token>,
     pub(super) bounds: Bounds,
     pub(super) max_ttl: Duration,
+    pub(super) revocations: Revocations,
+    pub(super) started_at: BootTime,
+    /// Grants before this one are in the statistics already.
+    pub(super) counted_until: Token,
     max_idle: Duration,
     /// Connections with lines that are left for the next turn.
     backlog: Vec<Key>,
@@ -78,6 +86,10 @@ impl Service {
         let mut table = Table::new(first_token, bounds);
         let mut sessions = Sessions::new();
         let readiness = Readiness::at_start(&saved, config.max_ttl);
+        let holds_in_doubt = match readiness.ready_at() {
+            Some(_) => saved.held_tokens().collect(),
+            None => HashSet::new(),
+        };
         restore::put_back(saved, &mut table, &mut sessions, now).map_err(|cause| store.damaged(cause))?;
         let mut service = Self {
             table,
@@ -85,8 +97,12 @@ impl Service {
             store,
             connections: Connections::default(),
             readiness,
+            holds_in_doubt,
             bounds: config.bounds.clone(),
             max_ttl: config.max_ttl,
+            revocations: Revocations::default(),
+            started_at: now,
+            counted_until: first_token,
             max_idle: config.max_idle,
             backlog: Vec::new(),
             effects: Vec::new(),
@@ -476,6 +492,7 @@ impl Service {
     pub(super) fn end_session(&mut self, key: SessionKey, now: BootTime) -> Option<Key> {
         let session = self.sessions.remove(key);
         self.store.session_closed(session.number);
+        self.revocations.all_given_back(key);
         self.with_effects(now, |table, effects| table.remove_owner(session.owner, now, effects));
         let connection = session.connection.map(|key| key as Key)?;
         self.connections.get_mut(connection)?.role = Role::Plain(None);
@@ -488,9 +505,7 @@ impl Service {
         self.store.booted(boot_id);
         let connected: Vec<_> =
             self.sessions.iter().filter(|(_, s)| s.connection.is_some()).map(|(_, s)| s.owner).collect();
-        for owner in connected {
-            self.with_effects(now, |table, effects| table.resume(owner, now, effects));
-        }
+        self.with_effects(now, |table, effects| table.resume_all(&connected, now, effects));
     }
 
     fn sweep(&mut self, now: BootTime) {

@@ -143,6 +143,16 @@ struct PendingClaim {
     row: Option<ClaimRow>,
 }
 
+impl Saved {
+    /// The tokens of all holds.
+    pub(super) fn held_tokens(&self) -> impl Iterator<Item = Token> {
+        self.claims.iter().filter_map(|claim| match claim.row.state {
+            ClaimState::Holding { token, .. } => Some(token),
+            ClaimState::Waiting { .. } => None,
+        })
+    }
+}
+
 impl Store {
     /// Opens or creates the store; what it holds comes with it, and the first token to give out.
     pub(super) fn open(config: &StoreConfig, max_ttl: Duration) -> Result<(Self, Saved, Token), StoreError> {
@@ -518,5 +528,15 @@ impl ClaimRow {
     pub(super) fn held(grant: &Grant, extended: bool) -> Self {
         let state = ClaimState::Holding { token: grant.token, slot: grant.slot };
         Self::new(grant.limit, extended, state)
+    }
+}
+
+#[cfg(test)]
+impl Store {
+    /// Lets every transaction fail that needs another page, as a full disk would.
+    pub(super) fn pretend_full(&self, is_full: bool) {
+        let Self::Disk(disk) = self else { panic!("only a disk can be full") };
+        let pages = if is_full { 1 } else { 1_000_000 };
+        disk.db.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(())).unwrap();
     }
 }

@@ -38,7 +38,7 @@ fn the_whole_tree_is_ended() {
     let (name, value) = mark.split_once('=').unwrap();
     let mut running = Running::start(command.env(name, value));
     running.expect_line("started");
-    wait_until("the tree is there", || marked(&mark).len() >= 6);
+    wait_until("the tree is there", || marked(&mark).len() >= 4);
     server.kill();
     assert_eq!(running.wait().code(), Some(79));
     assert_eq!(marked(&mark), []);

@@ -3,11 +3,13 @@
 mod acquire;
 mod busy;
 mod cron;
+mod daemon;
 mod embedded;
 mod environment;
 mod exit_codes;
 mod lock_id;
 mod lost_lock;
+mod operators;
 mod policies;
 mod restart;
 mod semaphore;

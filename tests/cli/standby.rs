@@ -15,6 +15,14 @@ fn ask(port: u16, command: &str) -> Option<String> {
     if first.starts_with('$') { lines.next()?.ok() } else { Some(first) }
 }
 
+/// Another one for each redis-server process.
+fn run_id(port: u16) -> Option<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    writeln!(stream, "INFO server\r").ok()?;
+    let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
+    lines.find_map(|line| line.strip_prefix("run_id:").map(str::to_owned))
+}
+
 #[test]
 fn the_standby_serves_the_same_data_after_the_first_is_killed() {
     let server = Server::start();
@@ -43,13 +51,15 @@ fn the_standby_serves_the_same_data_after_the_first_is_killed() {
         ask(port, "PING").as_deref() == Some("+PONG")
     });
     assert_eq!(ask(port, "SET kept yes").as_deref(), Some("+OK"));
+    let first_id = run_id(port).unwrap();
 
     let id =
         crate::support::finish(crate::support::officer_exec().arg("--print-lock-id").arg("--").args(redis));
     let second = server.wait_for(id.stdout.trim_end(), &options, &redis);
     first.signal(Signal::SIGKILL);
     first.wait();
-    wait_until("the second serves what the first had", || ask(port, "GET kept").as_deref() == Some("yes"));
+    wait_until("the second serves", || run_id(port).is_some_and(|id| id != first_id));
+    wait_until("it has loaded what the first had", || ask(port, "GET kept").as_deref() == Some("yes"));
 
     second.signal(Signal::SIGTERM);
     assert_eq!(second.finish().code, Some(0), "redis ends cleanly on the stop signal");

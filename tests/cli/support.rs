@@ -311,13 +311,18 @@ pub fn processes() -> Vec<Pid> {
     std::fs::read_dir("/proc").unwrap().filter_map(number).map(Pid::from_raw).collect()
 }
 
-/// Processes whose environment has this text: what a test has marked, whatever became of it.
+/// Processes whose environment has this text: what a test has marked, whatever became of it. Without
+/// our own, which may still be on their way out when the tree is dead.
 pub fn marked(mark: &str) -> Vec<Pid> {
+    let is_ours = |pid: &Pid| {
+        let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        name.starts_with("officer-")
+    };
     let has_mark = |pid: &Pid| {
         let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
         is_alive(*pid) && environment.split(|&byte| byte == 0).any(|variable| variable == mark.as_bytes())
     };
-    processes().into_iter().filter(has_mark).collect()
+    processes().into_iter().filter(|pid| has_mark(pid) && !is_ours(pid)).collect()
 }
 
 /// A shell script as a command.

@@ -4,6 +4,7 @@
 mod abuse;
 mod harness;
 mod officer;
+mod operators;
 mod restart;
 mod sessions;
 mod tokens;

@@ -189,6 +189,7 @@ fn launch(plan: &Plan, env: Vec<(OsString, OsString)>, guard: &dyn Guard, lease:
     Launch {
         argv: plan.argv.clone(),
         env,
+        isolate: plan.isolate,
         kill_deadline: lease.kill_deadline(),
         will,
         keep_open: guard.connection(),
@@ -204,8 +205,9 @@ fn environment(plan: &Plan, grant: &Grant) -> Vec<(OsString, OsString)> {
     ];
     variables.extend(grant.token.map(|token| ("OFFICER_TOKEN", token.to_string())));
     variables.extend(grant.slot.map(|slot| ("OFFICER_SLOT", slot.to_string())));
-    let of_engine = grant.env.iter().map(|(name, value)| (name.into(), value.into()));
-    variables.into_iter().map(|(name, value)| (name.into(), value.into())).chain(of_engine).collect()
+    let own = variables.into_iter().map(|(name, value)| (name.into(), value.into()));
+    let engines = grant.env.iter().map(|(name, value)| (name.into(), value.into()));
+    own.chain(engines).collect()
 }
 
 fn not_started(plan: &Plan, error: &StartError) -> ExitStatus {
@@ -218,7 +220,9 @@ fn not_started(plan: &Plan, error: &StartError) -> ExitStatus {
             ExitStatus::NotFound
         }
         StartError::CannotRun { .. } => ExitStatus::CannotRun,
-        StartError::GuardianGone | StartError::Refused(_) => ExitStatus::Internal,
+        StartError::CannotIsolate { .. } | StartError::GuardianGone | StartError::Refused(_) => {
+            ExitStatus::Internal
+        }
     }
 }
 

@@ -27,6 +27,8 @@ pub enum ExitStatus {
     CannotRun,
     /// There is no such command.
     NotFound,
+    /// `serve status`: no server runs in the background (the code is init scripts' custom).
+    NotRunning,
     /// Wrong options.
     Usage,
     /// Our own failure.
@@ -51,6 +53,7 @@ impl ExitStatus {
             Self::MaxHold => 124,
             Self::CannotRun => 126,
             Self::NotFound => 127,
+            Self::NotRunning => 3,
             Self::Usage => 2,
             Self::Internal => 70,
         }
@@ -68,6 +71,7 @@ impl ExitStatus {
             Self::MaxHold => "max_hold",
             Self::CannotRun => "cannot_run",
             Self::NotFound => "not_found",
+            Self::NotRunning => "not_running",
             Self::Usage => "usage",
             Self::Internal => "failed",
         }

@@ -9,7 +9,9 @@ mod exit_status;
 mod hooks;
 mod last_will;
 mod log;
+mod pid_file;
 mod serve;
+mod status;
 mod status_file;
 mod watch;
 
@@ -32,6 +34,10 @@ fn main() -> ExitCode {
 fn run(args: Vec<OsString>) -> ExitStatus {
     match args.get(1).and_then(|word| word.to_str()) {
         Some("serve") => serve(args),
+        Some("status") => operator("officer-exec status", args, status::status),
+        Some("release") => operator("officer-exec release", args, status::release),
+        Some("verify") => operator("officer-exec verify", args, status::verify),
+        Some("ping") => operator("officer-exec ping", args, status::ping),
         Some(officer::local::EMBEDDED_VERB) => embedded::serve(),
         Some(last_will::VERB) => last_will::execute(),
         _ => exec(args),
@@ -56,13 +62,25 @@ fn exec(args: Vec<OsString>) -> ExitStatus {
 
 fn serve(args: Vec<OsString>) -> ExitStatus {
     match verb::<serve::ServeArgs>("officer-exec serve", args) {
-        Ok(args) => match serve::serve(args) {
-            Ok(()) => ExitStatus::Success,
-            Err(error) => {
-                eprintln!("officer-exec: {error}");
-                ExitStatus::Internal
-            }
-        },
+        Ok(args) => serve::serve(args).unwrap_or_else(|error| {
+            eprintln!("officer-exec: {error}");
+            ExitStatus::Internal
+        }),
+        Err(error) => usage(&error),
+    }
+}
+
+/// A question to a lock server.
+fn operator<A: Args + FromArgMatches>(
+    name: &'static str,
+    args: Vec<OsString>,
+    ask: fn(A) -> Result<ExitStatus, status::AskError>,
+) -> ExitStatus {
+    match verb::<A>(name, args) {
+        Ok(args) => ask(args).unwrap_or_else(|error| {
+            eprintln!("officer-exec: {error}");
+            error.exit_status()
+        }),
         Err(error) => usage(&error),
     }
 }

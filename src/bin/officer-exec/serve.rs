@@ -1,21 +1,37 @@
-//! `officer-exec serve`: flags -> a server, and its clean end on SIGTERM and SIGINT.
+//! `officer-exec serve`: flags -> a server, its clean end on SIGTERM and SIGINT, and its life in the
+//! background (start, stop, restart, status), as Officer's daemon control had it.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::IsTerminal;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use officer::protocol::DEFAULT_PORT;
-use officer::server::{Address, Config, Listener, Server, StoreConfig};
+use officer::server::{Address, Bounds, Config, Listener, Server, StoreConfig};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use tracing::info;
+use tracing::{error, info};
 
+use crate::daemon::{self, Readiness, Side};
 use crate::duration;
+use crate::exit_status::ExitStatus;
+use crate::pid_file::{self, PidFile, PidFileError};
 
 /// How often `--stats` writes, as Officer did.
 const STATS_EVERY: Duration = Duration::from_secs(5);
+
+/// In the pid directory, as Officer called it.
+const PID_FILE: &str = "officer.pid";
+const LOG_FILE: &str = "officer.log";
+
+/// How long a server may take to end, and how often it is looked for.
+const STOP_BOUND: Duration = Duration::from_secs(30);
+const STOP_LOOK: Duration = Duration::from_millis(10);
 
 /// Run the lock server.
 #[derive(Args, Clone, Debug)]
@@ -48,7 +64,7 @@ pub(crate) struct ServeArgs {
     #[arg(short = 's', long)]
     stats: bool,
 
-    /// Directory of the pid file
+    /// Directory of the pid file and the log of a server in the background
     #[arg(short = 'd', long, default_value = "/tmp", env = "OFFICER_PID_DIR")]
     pid_dir: PathBuf,
 
@@ -72,12 +88,40 @@ pub(crate) struct ServeArgs {
     /// Microseconds to look for new requests before sleeping: faster hand-overs for CPU time
     #[arg(long, default_value_t = 0, value_name = "MICROS", env = "OFFICER_BUSY_POLL")]
     busy_poll: u64,
+
+    /// Bytes of one line at most
+    #[arg(long, value_name = "BYTES", default_value_t = Bounds::default().line_bytes)]
+    max_line: usize,
+
+    /// Locks that one client holds and waits for at most
+    #[arg(long, value_name = "N", default_value_t = Bounds::default().locks_per_client)]
+    max_locks: u32,
+
+    /// Waiters of one lock at most
+    #[arg(long, value_name = "N", default_value_t = Bounds::default().waiters_per_lock)]
+    max_waiters: u32,
+
+    /// Connections at most; the limit of file descriptors is a bound as well
+    #[arg(long, value_name = "N", default_value_t = Bounds::default().connections)]
+    max_connections: usize,
+
+    /// Sessions at most
+    #[arg(long, value_name = "N", default_value_t = Bounds::default().sessions)]
+    max_sessions: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Action {
     /// Serve in the foreground
     Run,
+    /// Serve in the background; back when it serves. Its log: officer.log in the pid directory
+    Start,
+    /// End the server in the background; back when it has ended
+    Stop,
+    /// stop, then start
+    Restart,
+    /// Say whether a server runs in the background; exit code 3 if none does
+    Status,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -89,14 +133,103 @@ enum SocketType {
 }
 
 /// Does what the flags say; comes back when the server has ended.
-pub(crate) fn serve(args: ServeArgs) -> Result<(), String> {
-    start_log(args.log_level);
+pub(crate) fn serve(args: ServeArgs) -> Result<ExitStatus, String> {
     match args.action {
-        Action::Run => run(&args),
+        Action::Run => {
+            start_log(args.log_level);
+            run(&args, || {})
+        }
+        Action::Start => start(&args),
+        Action::Stop => stop(&args),
+        Action::Restart => {
+            stop(&args)?;
+            start(&args)
+        }
+        Action::Status => status(&args),
     }
 }
 
-fn run(args: &ServeArgs) -> Result<(), String> {
+fn start(args: &ServeArgs) -> Result<ExitStatus, String> {
+    // The daemon finds out for itself; asked here as well, for a message before anything happens.
+    if let Some(pid) = args.running()? {
+        return Err(PidFileError::Running { path: args.pid_file(), pid }.to_string());
+    }
+    match daemon::split().map_err(|e| format!("cannot go into the background: {e}"))? {
+        Side::Starter(told) => told.map(|()| ExitStatus::Success),
+        Side::Daemon(readiness) => Ok(serve_in_background(args, readiness)),
+    }
+}
+
+fn serve_in_background(args: &ServeArgs, readiness: Readiness) -> ExitStatus {
+    let prepare = || {
+        let pid_file = PidFile::claim(args.pid_file()).map_err(|e| e.to_string())?;
+        let log = open_log(&args.pid_dir.join(LOG_FILE))?;
+        daemon::redirect_stderr(log).map_err(|e| format!("cannot log: {e}"))?;
+        start_log(args.log_level);
+        Ok::<_, String>(pid_file)
+    };
+    let _pid_file = match prepare() {
+        Ok(pid_file) => pid_file,
+        Err(error) => {
+            readiness.failed(&error);
+            return ExitStatus::Internal;
+        }
+    };
+    let mut readiness = Some(readiness);
+    let ended = run(args, || {
+        if let Some(readiness) = readiness.take() {
+            readiness.ready();
+        }
+    });
+    match (ended, readiness) {
+        (Ok(status), _) => status,
+        (Err(error), Some(readiness)) => {
+            readiness.failed(&error);
+            ExitStatus::Internal
+        }
+        (Err(error), None) => {
+            error!("{error}");
+            ExitStatus::Internal
+        }
+    }
+}
+
+fn stop(args: &ServeArgs) -> Result<ExitStatus, String> {
+    let Some(pid) = args.running()? else { return Ok(ExitStatus::Success) };
+    kill(Pid::from_raw(pid), Signal::SIGTERM)
+        .map_err(|e| format!("cannot end the server with pid {pid}: {e}"))?;
+    let until = Instant::now() + STOP_BOUND;
+    while args.running()? == Some(pid) {
+        if Instant::now() >= until {
+            return Err(format!("cannot end the server with pid {pid}: it hasn't ended in {STOP_BOUND:?}"));
+        }
+        std::thread::sleep(STOP_LOOK);
+    }
+    Ok(ExitStatus::Success)
+}
+
+fn status(args: &ServeArgs) -> Result<ExitStatus, String> {
+    Ok(match args.running()? {
+        Some(pid) => {
+            println!("running with pid {pid}");
+            ExitStatus::Success
+        }
+        None => {
+            println!("not running");
+            ExitStatus::NotRunning
+        }
+    })
+}
+
+/// For this user: names of locks and clients stand in it.
+fn open_log(path: &Path) -> Result<File, String> {
+    let mut options = File::options();
+    options.append(true).create(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+    options.open(path).map_err(|e| format!("cannot log to {}: {e}", path.display()))
+}
+
+/// Serves until a signal ends it; `serving` is called once clients can connect.
+fn run(args: &ServeArgs, serving: impl FnOnce()) -> Result<ExitStatus, String> {
     let mut signals =
         Signals::new([SIGTERM, SIGINT]).map_err(|e| format!("cannot watch for signals: {e}"))?;
     let server = Server::bind(args.config()?, args.listeners()?).map_err(|e| e.to_string())?;
@@ -107,6 +240,7 @@ fn run(args: &ServeArgs) -> Result<(), String> {
             Address::Unnamed => info!("listening on a UNIX socket without a name"),
         }
     }
+    serving();
     let handle = server.handle();
     let watch = signals.handle();
     let watcher = std::thread::spawn(move || {
@@ -118,10 +252,19 @@ fn run(args: &ServeArgs) -> Result<(), String> {
     let ended = server.run().map_err(|e| e.to_string());
     watch.close();
     watcher.join().map_err(|_| "cannot end cleanly: the watcher of signals panicked".to_owned())?;
-    ended
+    ended.map(|()| ExitStatus::Success)
 }
 
 impl ServeArgs {
+    fn pid_file(&self) -> PathBuf {
+        self.pid_dir.join(PID_FILE)
+    }
+
+    /// The pid of the server in the background.
+    fn running(&self) -> Result<Option<i32>, String> {
+        pid_file::running(&self.pid_file()).map_err(|e| e.to_string())
+    }
+
     fn listeners(&self) -> Result<Vec<Listener>, String> {
         let listen = |kind: &SocketType| match kind {
             SocketType::Tcp => Listener::tcp(self.tcp_address()),
@@ -150,12 +293,20 @@ impl ServeArgs {
             store,
             busy_poll: Duration::from_micros(self.busy_poll),
             stats: self.stats.then_some(STATS_EVERY),
+            bounds: Bounds {
+                line_bytes: self.max_line,
+                locks_per_client: self.max_locks,
+                waiters_per_lock: self.max_waiters,
+                connections: self.max_connections,
+                sessions: self.max_sessions,
+            },
             ..Config::default()
         })
     }
 }
 
-/// systemd gives a unit its directory; everyone else has one below the home directory.
+/// systemd gives a unit its directory; everyone else has one below the home directory, beside that of
+/// the embedded server.
 fn default_data_dir() -> Result<PathBuf, String> {
     let set = |name| std::env::var_os(name).filter(|value: &OsString| !value.is_empty());
     if let Some(dirs) = set("STATE_DIRECTORY") {
@@ -163,10 +314,10 @@ fn default_data_dir() -> Result<PathBuf, String> {
         return first.ok_or_else(|| "cannot use STATE_DIRECTORY: it is empty".to_owned());
     }
     if let Some(state) = set("XDG_STATE_HOME") {
-        return Ok(PathBuf::from(state).join("officer-exec"));
+        return Ok(PathBuf::from(state).join("officer-exec/server"));
     }
     match std::env::home_dir() {
-        Some(home) => Ok(home.join(".local/state/officer-exec")),
+        Some(home) => Ok(home.join(".local/state/officer-exec/server")),
         None => Err("cannot choose a data directory: this user has no home; name one with --data-dir".into()),
     }
 }

@@ -2,7 +2,7 @@
 //! in order. Decides little itself: the lease machine says when to stop, the guardian ends the tree.
 
 use nix::sys::signal::Signal;
-use officer::backend::{Event as LeaseEvent, Guard};
+use officer::backend::{Event as LeaseEvent, Guard, Loss};
 use officer::boot_time::BootTime;
 use officer::boot_timer::BootTimer;
 use officer::lease::{Action, Lease, Why};
@@ -14,6 +14,9 @@ use crate::cli::{OnSuspend, Plan};
 use crate::exit_status::ExitStatus;
 use crate::hooks::{Hooks, Occasion};
 use crate::status_file::Report;
+
+/// How a command ends that was killed.
+const KILLED: Exit = Exit::Signal(Signal::SIGKILL as i32);
 
 /// What is watched: a lock, how long it is ours, and what runs under it.
 pub struct Parts<'a> {
@@ -43,6 +46,14 @@ pub struct Watch<'a> {
     stopped: Option<Stopped>,
     guardian_died: bool,
     tree: Tree,
+}
+
+/// What ends a wait.
+enum Heard {
+    Tree(TreeEvent),
+    Lease(LeaseEvent),
+    Signal(Received),
+    Time,
 }
 
 /// Why we ended the command.
@@ -99,13 +110,32 @@ impl<'a> Watch<'a> {
             if self.is_over(now) {
                 return self.tell(report);
             }
-            let wake = self.wake();
-            tokio::select! {
-                event = self.guardian.event(), if !self.tree.is_dead() => self.heard_of_tree(event),
-                event = self.guard.event(), if !self.engine_done => self.heard_of_lease(event),
-                received = self.signals.next() => self.received(received.expect("our own pipe can be read")),
-                woken = self.timer.sleep_until(wake) => woken.expect("a timer that was made can be set"),
+            let heard = self.next().await;
+            // Time first: after a pause, what was heard in it may hide that the deadline has passed.
+            self.act(BootTime::now());
+            self.take(heard);
+        }
+    }
+
+    async fn next(&mut self) -> Heard {
+        let wake = self.wake();
+        tokio::select! {
+            event = self.guardian.event(), if !self.tree.is_dead() => Heard::Tree(event),
+            event = self.guard.event(), if !self.engine_done => Heard::Lease(event),
+            received = self.signals.next() => Heard::Signal(received.expect("our own pipe can be read")),
+            woken = self.timer.sleep_until(wake) => {
+                woken.expect("a timer that was made can be set");
+                Heard::Time
             }
+        }
+    }
+
+    fn take(&mut self, heard: Heard) {
+        match heard {
+            Heard::Tree(event) => self.heard_of_tree(event),
+            Heard::Lease(event) => self.heard_of_lease(event),
+            Heard::Signal(received) => self.received(received),
+            Heard::Time => {}
         }
     }
 
@@ -198,7 +228,13 @@ impl<'a> Watch<'a> {
             }
             LeaseEvent::Lost(loss) => {
                 self.engine_done = true;
-                self.lease.told_lost();
+                match loss {
+                    // Ours until we give it back, which is what the operator waits for.
+                    Loss::Revoked { .. } => self.lease.told_revoked(),
+                    Loss::SessionGone | Loss::Superseded | Loss::LockGone | Loss::ConnectionGone { .. } => {
+                        self.lease.told_lost()
+                    }
+                }
                 tracing::error!(lock = self.name(), "lock lost: {loss}");
             }
         }
@@ -222,8 +258,9 @@ impl<'a> Watch<'a> {
                 tracing::error!(lock = self.name(), "not allowed to end {}; keeping the lock", names(&left));
             }
             TreeEvent::TreeDead { exit, killed_by } => {
-                if killed_by == Some(KilledBy::Deadline) {
-                    self.note_stop(Stopped::Lost);
+                // The guardian may have had an older deadline than we when it killed.
+                if killed_by == Some(KilledBy::Deadline) && exit == KILLED {
+                    self.stopped = Some(Stopped::Lost);
                 }
                 self.tree = Tree::Dead(exit);
             }

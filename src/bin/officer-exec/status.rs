@@ -1,0 +1,356 @@
+//! The operators' verbs: `status`, `release`, `verify` and `ping`. One question to a lock server, one
+//! answer for people or, with `--json`, for programs.
+
+use std::fmt::Write as _;
+use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use clap::Args;
+use officer::backend::ServerUrl;
+use officer::client::Endpoint;
+use officer::lock::Token;
+use officer::protocol::{HolderStatus, LockStatus, Reply, Request, ServerStatus, WaiterStatus, Who};
+
+use crate::exit_status::ExitStatus;
+
+/// A server that says nothing for so long isn't there for an operator.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often `--watch` looks.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
+
+#[derive(Args, Clone, Debug)]
+struct Asking {
+    /// The lock server: officer://HOST[:PORT], unix:/PATH or local
+    #[arg(short, long, value_name = "URL", default_value = "local", env = "OFFICER_SERVER")]
+    server: ServerUrl,
+
+    /// Print the server's answer as one JSON line
+    #[arg(long)]
+    json: bool,
+}
+
+/// Who holds and waits.
+#[derive(Args, Clone, Debug)]
+pub struct StatusArgs {
+    /// Only this lock
+    name: Option<String>,
+
+    #[command(flatten)]
+    asking: Asking,
+
+    /// Look again every second, until interrupted
+    #[arg(long)]
+    watch: bool,
+}
+
+/// Take a lock away from its holder. A wrapper is asked to end its command; the lock passes on when it
+/// has, at the latest when its lease is over.
+#[derive(Args, Clone, Debug)]
+pub struct ReleaseArgs {
+    /// The lock
+    name: String,
+
+    /// The holder's token, as status shows it: nobody who came later is hit
+    #[arg(long)]
+    token: u64,
+
+    /// For the holder and the log
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+
+    #[command(flatten)]
+    asking: Asking,
+}
+
+/// Whether a token's grant is still held. Under a lock NAME and TOKEN come from the environment.
+#[derive(Args, Clone, Debug)]
+pub struct VerifyArgs {
+    /// The lock
+    #[arg(env = "OFFICER_LOCK")]
+    name: String,
+
+    /// The token of the grant
+    #[arg(env = "OFFICER_TOKEN")]
+    token: u64,
+
+    #[command(flatten)]
+    asking: Asking,
+}
+
+/// Whether the lock server serves.
+#[derive(Args, Clone, Debug)]
+pub struct PingArgs {
+    #[command(flatten)]
+    asking: Asking,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    #[error("cannot ask {server}: it is no Officer server")]
+    NotOfficer { server: String },
+    #[error("cannot reach {server}: {source}")]
+    Unreachable { server: String, source: io::Error },
+    #[error("{server} refused: {message}")]
+    Refused { server: String, message: String },
+    #[error("cannot understand {server}: {cause}")]
+    Strange { server: String, cause: String },
+}
+
+impl AskError {
+    pub fn exit_status(&self) -> ExitStatus {
+        match self {
+            Self::NotOfficer { .. } => ExitStatus::Usage,
+            Self::Unreachable { .. } => ExitStatus::Unreachable,
+            Self::Refused { .. } => ExitStatus::Refused,
+            Self::Strange { .. } => ExitStatus::Internal,
+        }
+    }
+}
+
+pub fn status(args: StatusArgs) -> Result<ExitStatus, AskError> {
+    let clear = if args.watch && io::stdout().is_terminal() { "\x1b[H\x1b[2J" } else { "" };
+    loop {
+        let request = Request::Status { name: args.name.as_deref().map(Into::into) };
+        match args.asking.ask(&request)? {
+            Answer::Json(line) => say(&line),
+            Answer::Reply(Reply::Status { server, value }) => {
+                say(&format!("{clear}{}", table(&server, &value)))
+            }
+            Answer::Reply(other) => return Err(args.asking.strange(&other)),
+        }
+        if !args.watch {
+            return Ok(ExitStatus::Success);
+        }
+        std::thread::sleep(WATCH_EVERY);
+    }
+}
+
+pub fn release(args: ReleaseArgs) -> Result<ExitStatus, AskError> {
+    let request = Request::Release {
+        name: args.name.as_str().into(),
+        token: Token(args.token),
+        reason: args.reason.as_str().into(),
+    };
+    let (line, reply) = args.asking.exchange(&request)?;
+    let (text, status) = match reply {
+        Reply::Taken { .. } => ("taken: the lock has passed on".to_owned(), ExitStatus::Success),
+        Reply::Revoking { ends_in, .. } => (
+            format!(
+                "told the holder; the lock passes on when its command has ended, in {ends_in:.1} s at the latest"
+            ),
+            ExitStatus::Success,
+        ),
+        Reply::NotHeld { .. } => ("not held by this token".to_owned(), ExitStatus::Lost),
+        other => return Err(args.asking.strange(&other)),
+    };
+    say(if args.asking.json { &line } else { &text });
+    Ok(status)
+}
+
+pub fn verify(args: VerifyArgs) -> Result<ExitStatus, AskError> {
+    let request = Request::Verify { name: args.name.as_str().into(), token: Token(args.token) };
+    let (line, reply) = args.asking.exchange(&request)?;
+    let Reply::Verified { held, .. } = reply else { return Err(args.asking.strange(&reply)) };
+    say(match (args.asking.json, held) {
+        (true, _) => &line,
+        (false, true) => "held",
+        (false, false) => "not held",
+    });
+    Ok(if held { ExitStatus::Success } else { ExitStatus::Lost })
+}
+
+pub fn ping(args: PingArgs) -> Result<ExitStatus, AskError> {
+    let (line, reply) = args.asking.exchange(&Request::Ping)?;
+    let Reply::Pong { version } = reply else { return Err(args.asking.strange(&reply)) };
+    say(if args.asking.json { &line } else { &version });
+    Ok(ExitStatus::Success)
+}
+
+enum Answer {
+    Json(String),
+    Reply(Reply),
+}
+
+impl Asking {
+    fn ask(&self, request: &Request<'_>) -> Result<Answer, AskError> {
+        let (line, reply) = self.exchange(request)?;
+        Ok(if self.json { Answer::Json(line) } else { Answer::Reply(reply) })
+    }
+
+    /// The answer as it came, and understood.
+    fn exchange(&self, request: &Request<'_>) -> Result<(String, Reply), AskError> {
+        let server = || self.server.to_string();
+        let stream = self.connect()?;
+        let line = talk(stream, &request.to_line())
+            .map_err(|source| AskError::Unreachable { server: server(), source })?;
+        let reply = Reply::parse(&line)
+            .map_err(|error| AskError::Strange { server: server(), cause: error.to_string() })?;
+        match reply {
+            Reply::Error { message, .. } => Err(AskError::Refused { server: server(), message }),
+            reply => Ok((line, reply)),
+        }
+    }
+
+    fn connect(&self) -> Result<Box<dyn Stream>, AskError> {
+        let connected = match &self.server {
+            ServerUrl::Officer(Endpoint::Tcp(address)) => connect_tcp(address),
+            ServerUrl::Officer(Endpoint::Unix(path)) => UnixStream::connect(path).and_then(patient_unix),
+            ServerUrl::Local => officer::local::socket_address()
+                .and_then(|address| UnixStream::connect_addr(&address))
+                .and_then(patient_unix),
+            ServerUrl::ZooKeeper { .. } | ServerUrl::Etcd { .. } | ServerUrl::Redis { .. } => {
+                return Err(AskError::NotOfficer { server: self.server.to_string() });
+            }
+        };
+        connected.map_err(|source| AskError::Unreachable { server: self.server.to_string(), source })
+    }
+
+    fn strange(&self, reply: &Reply) -> AskError {
+        AskError::Strange { server: self.server.to_string(), cause: format!("{reply:?}") }
+    }
+}
+
+trait Stream: Read + Write {}
+impl Stream for TcpStream {}
+impl Stream for UnixStream {}
+
+fn connect_tcp(address: &str) -> io::Result<Box<dyn Stream>> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for candidate in address.to_socket_addrs()? {
+        match TcpStream::connect_timeout(&candidate, PATIENCE) {
+            Ok(stream) => {
+                stream.set_read_timeout(Some(PATIENCE))?;
+                return Ok(Box::new(stream));
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+fn patient_unix(stream: UnixStream) -> io::Result<Box<dyn Stream>> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    Ok(Box::new(stream))
+}
+
+fn talk(mut stream: Box<dyn Stream>, question: &str) -> io::Result<String> {
+    stream.write_all(question.as_bytes())?;
+    let mut line = String::new();
+    if BufReader::new(stream).read_line(&mut line)? == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(line.trim_end().to_owned())
+}
+
+fn say(text: &str) {
+    // A closed stdout can't be told.
+    let _ = writeln!(io::stdout(), "{}", text.trim_end());
+}
+
+const HEADERS: [&str; 7] = ["LOCK", "PLACE", "TOKEN", "FOR", "SEEN", "STATE", "WHO"];
+
+/// A line for each holder and waiter, in columns.
+fn table(server: &ServerStatus, locks: &[LockStatus]) -> String {
+    if locks.is_empty() {
+        return format!(
+            "nobody holds or waits ({} connections, {} sessions)",
+            server.connections, server.sessions
+        );
+    }
+    let mut rows = vec![HEADERS.map(str::to_owned)];
+    for lock in locks {
+        rows.extend(lock.holders.iter().map(|holder| holder_row(lock, holder)));
+        rows.extend(lock.queue.iter().enumerate().map(|(place, waiter)| waiter_row(lock, place, waiter)));
+    }
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; 7] = std::array::from_fn(width);
+    let mut text = String::new();
+    for row in &rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(widths) {
+            let _ = write!(line, "{cell:width$}  ");
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    let listed = locks.len() as u64;
+    if server.locks > listed {
+        let _ = writeln!(text, "and {} more locks", server.locks - listed);
+    }
+    text
+}
+
+fn holder_row(lock: &LockStatus, status: &HolderStatus) -> [String; 7] {
+    let state = match (status.revoked, status.suspended) {
+        (true, _) => "revoked",
+        (false, true) => "suspended",
+        (false, false) => "holds",
+    };
+    [
+        lock.name.escape_debug().to_string(),
+        format!("{}/{}", status.holder.slot, lock.limit),
+        status.holder.token.to_string(),
+        ago(status.holder.held),
+        ago(status.seen),
+        state.to_owned(),
+        person(&status.holder.who, status.holder.peer.as_deref()),
+    ]
+}
+
+fn waiter_row(lock: &LockStatus, place: usize, waiter: &WaiterStatus) -> [String; 7] {
+    let state = if waiter.suspended { "suspended" } else { "waits" };
+    [
+        lock.name.escape_debug().to_string(),
+        format!("+{}", place + 1),
+        "-".to_owned(),
+        ago(waiter.waited),
+        ago(waiter.seen),
+        state.to_owned(),
+        person(&waiter.who, waiter.peer.as_deref()),
+    ]
+}
+
+fn ago(seconds: f64) -> String {
+    const TENTHS_UP_TO: f64 = 10.0;
+    match seconds < TENTHS_UP_TO {
+        true => format!("{seconds:.1}s"),
+        false => humantime::format_duration(Duration::from_secs(seconds as u64)).to_string(),
+    }
+}
+
+/// `user@host[pid]: command`, as far as it is known.
+fn person(who: &Who, peer: Option<&str>) -> String {
+    let mut text = String::new();
+    if let Some(user) = &who.user {
+        let _ = write!(text, "{user}@");
+    }
+    text.push_str(who.host.as_deref().or(peer).unwrap_or("?"));
+    if let Some(pid) = who.pid {
+        let _ = write!(text, "[{pid}]");
+    }
+    if let Some(run) = &who.run {
+        let _ = write!(text, ": {run}");
+    }
+    text.escape_debug().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_holder_and_waiter_has_a_line() {
+        let line = r#"{"server":{"version":"1","up":1,"connections":2,"sessions":1,"locks":3},"value":[{"name":"a","limit":2,"holders":[{"host":"h","pid":7,"user":"u","run":"job x","token":12,"slot":1,"held":3.25,"seen":0.5,"suspended":false,"revoked":false}],"queue":[{"peer":"1.2.3.4:5","waited":75,"seen":75,"suspended":false}]}],"result":"status"}"#;
+        let Ok(Reply::Status { server, value }) = Reply::parse(line) else { panic!() };
+        let expected = "\
+LOCK  PLACE  TOKEN  FOR     SEEN    STATE  WHO
+a     1/2    12     3.2s    0.5s    holds  u@h[7]: job x
+a     +1     -      1m 15s  1m 15s  waits  1.2.3.4:5
+and 2 more locks
+";
+        assert_eq!(table(&server, &value), expected);
+    }
+}

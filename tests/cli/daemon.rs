@@ -1,0 +1,121 @@
+//! `serve start|stop|restart|status`: a server in the background and its pid file.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::support::{Finished, finish, officer_exec};
+
+struct Daemon {
+    dir: tempfile::TempDir,
+}
+
+impl Daemon {
+    fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+
+    fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    fn command(&self, action: &str) -> Command {
+        let mut command = officer_exec();
+        command.args(["serve", action, "-o", "UNIX", "-f"]).arg(self.path().join("socket"));
+        command.arg("-d").arg(self.path()).arg("--data-dir").arg(self.path().join("data"));
+        command
+    }
+
+    fn serve(&self, action: &str) -> Finished {
+        finish(&mut self.command(action))
+    }
+
+    fn pid(&self) -> i32 {
+        std::fs::read_to_string(self.path().join("officer.pid")).unwrap().trim().parse().unwrap()
+    }
+
+    fn ping(&self) -> Option<i32> {
+        let url = format!("unix:{}", self.path().join("socket").display());
+        finish(officer_exec().args(["ping", "--server", &url])).code
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.serve("stop");
+    }
+}
+
+#[test]
+fn start_comes_back_when_the_server_serves_and_stop_when_it_has_ended() {
+    let daemon = Daemon::new();
+    let started = daemon.serve("start");
+    assert_eq!(started.code, Some(0), "{}", started.stderr);
+    assert_eq!(daemon.ping(), Some(0));
+    let status = daemon.serve("status");
+    assert_eq!((status.code, status.stdout), (Some(0), format!("running with pid {}\n", daemon.pid())));
+    let stopped = daemon.serve("stop");
+    assert_eq!(stopped.code, Some(0), "{}", stopped.stderr);
+    assert_eq!(daemon.ping(), Some(69));
+    let status = daemon.serve("status");
+    assert_eq!((status.code, status.stdout.as_str()), (Some(3), "not running\n"));
+    assert!(!daemon.path().join("officer.pid").exists());
+    let log = std::fs::read_to_string(daemon.path().join("officer.log")).unwrap();
+    assert!(log.contains("listening") && log.contains("ending"), "{log}");
+}
+
+#[test]
+fn a_second_start_fails_and_names_the_pid() {
+    let daemon = Daemon::new();
+    daemon.serve("start");
+    let second = daemon.serve("start");
+    assert_eq!(second.code, Some(70));
+    assert!(second.stderr.contains(&format!("with pid {}", daemon.pid())), "{}", second.stderr);
+}
+
+#[test]
+fn a_stale_pid_file_is_replaced() {
+    let daemon = Daemon::new();
+    // A living process has this number, but it is no server of ours.
+    std::fs::write(daemon.path().join("officer.pid"), "1\n").unwrap();
+    assert_eq!(daemon.serve("status").code, Some(3));
+    assert_eq!(daemon.serve("start").code, Some(0));
+    assert_ne!(daemon.pid(), 1);
+}
+
+#[test]
+fn restart_is_another_process_with_the_same_sessions() {
+    let daemon = Daemon::new();
+    daemon.serve("start");
+    let first = daemon.pid();
+    let url = format!("unix:{}", daemon.path().join("socket").display());
+    let mut holder = crate::support::Running::start(officer_exec().args([
+        "--server",
+        &url,
+        "-i",
+        "a",
+        "--",
+        "sh",
+        "-c",
+        "echo started; read line; exit 3",
+    ]));
+    holder.expect_line("started");
+    let restarted = daemon.serve("restart");
+    assert_eq!(restarted.code, Some(0), "{}", restarted.stderr);
+    assert_ne!(daemon.pid(), first);
+    let busy = finish(officer_exec().args(["--server", &url, "-i", "a", "-n", "--", "true"]));
+    assert_eq!(busy.code, Some(75), "{}", busy.stderr);
+    assert_eq!(holder.finish().code, Some(3));
+}
+
+#[test]
+fn a_start_that_fails_says_why() {
+    let daemon = Daemon::new();
+    let failed = finish(
+        officer_exec()
+            .args(["serve", "start", "--ephemeral", "-o", "UNIX", "-f", "/proc/nowhere", "-d"])
+            .arg(daemon.path()),
+    );
+    assert_eq!(failed.code, Some(70));
+    assert!(failed.stderr.contains("cannot listen on /proc/nowhere"), "{}", failed.stderr);
+    assert_eq!(daemon.serve("status").code, Some(3));
+}
