@@ -94,6 +94,11 @@ pub(crate) fn etcdctl(port: u16, arguments: &[&str]) -> String {
 }
 
 suite!(Etcd);
+suite! {
+    Etcd:
+    a_lock_without_a_lease_is_refused
+    names_that_mean_something_to_the_engine_are_refused
+}
 wrapper!(Etcd);
 
 async fn hold(url: &str, name: &str) -> Holder {

@@ -91,6 +91,11 @@ fn redis_cli(port: u16, arguments: &[&str]) -> String {
 }
 
 suite!(Redis);
+suite! {
+    Redis:
+    a_lock_without_a_lease_is_refused
+    names_that_mean_something_to_the_engine_are_refused
+}
 wrapper!(Redis);
 
 async fn hold(url: &str, name: &str) -> Holder {

@@ -109,6 +109,11 @@ pub(crate) fn zk_cli(port: u16, arguments: &[&str]) -> String {
 }
 
 suite!(ZooKeeper);
+suite! {
+    ZooKeeper:
+    a_lock_without_a_lease_is_refused
+    names_that_mean_something_to_the_engine_are_refused
+}
 wrapper!(ZooKeeper);
 
 async fn hold(url: &str, wanted: &Wanted) -> Holder {
