@@ -1,6 +1,7 @@
 //! One suite of promises over every engine, each a real server that the test starts itself, and the
 //! engines' own lock commands beside ours.
 
+mod cost;
 mod engine;
 mod holder;
 mod officer_server;
