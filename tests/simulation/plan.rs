@@ -201,11 +201,43 @@ impl Plan {
     fn add_wild_faults(&mut self, rng: &mut Rng) {
         let ttl = self.max_ttl.as_nanos() as Time;
         let span = ttl * rng.between(1, 4);
-        for _ in 0..rng.between(0, 8) {
+        let others = if rng.chance(1, 2) { rng.between(0, 8) } else { 0 };
+        for _ in 0..others {
             let fault = wild_fault(rng, self.clients.len(), 2 * ttl);
             self.faults.push((rng.below(span), fault));
         }
+        if others == 0 || rng.chance(1, 4) {
+            self.squeeze(rng, span);
+        }
         self.faults_end = span + 2 * ttl;
+    }
+
+    /// The hardest case for a lease: a holder whose command ends by nothing but SIGKILL is cut off
+    /// after an answer that was late, or is suspended with it, while others wait for its lock.
+    fn squeeze(&mut self, rng: &mut Rng, span: Time) {
+        let victim = rng.below(self.clients.len() as u64) as usize;
+        let lock = self.clients[victim].lock;
+        let ttl = self.clients[victim].ttl.as_nanos() as Time;
+        for client in self.clients.iter_mut().filter(|client| client.lock == lock) {
+            client.waiting = Waiting::ForEver;
+        }
+        let holder = &mut self.clients[victim];
+        holder.run_for = 4 * ttl;
+        holder.stops_in = 4 * ttl;
+        holder.start = 0;
+        let at = rng.below(span);
+        if rng.chance(1, 2) {
+            let by = rng.below(ttl / 2);
+            self.faults
+                .push((at.saturating_sub(ttl / 2), Fault::Slow { client: victim, length: ttl / 2, by }));
+        }
+        let length = ttl + rng.below(ttl);
+        let fault = match rng.below(5) {
+            0 => Fault::PauseHost { client: victim, length },
+            1 => Fault::PauseWrapper { client: victim, length },
+            _ => partition(rng, victim, length),
+        };
+        self.faults.push((at, fault));
     }
 
     /// Generous: every round of every client one after the other, each a lease late, and a reboot.
