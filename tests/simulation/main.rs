@@ -42,7 +42,7 @@ use world::{Report, run};
 /// So many in every test run.
 const SEEDS: u64 = 10_000;
 /// Within so many seeds each broken rule must be seen.
-const SEEDS_PER_MUTATION: u64 = 20_000;
+const SEEDS_PER_MUTATION: u64 = 5_000;
 
 fn number_from_env(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
@@ -134,6 +134,8 @@ fn each_mutation_is_caught() {
         let seed = first_violation(0, SEEDS_PER_MUTATION, Some(mutation));
         let violation = seed.and_then(|seed| run_caught(seed, Some(mutation), false).violation);
         println!("{mutation:?}: seed {seed:?}: {violation:?}");
+        let unbroken = seed.and_then(|seed| run_caught(seed, None, false).violation);
+        assert_eq!(unbroken, None, "without {mutation:?} nothing is wrong with seed {seed:?}");
         violation.is_none()
     });
     let escaped: Vec<_> = escaped.collect();
