@@ -377,7 +377,9 @@ impl Client {
                 Waiting::AtMost(limit) => Some(limit),
                 Waiting::NotAtAll => Some(0),
             };
-            env.checkers.sent_away(self.id, env.scheduler.now() - self.waits_since, limit);
+            // The server's word may be lost; the silence is noticed two renewals later.
+            let late_by = self.plan.ttl.as_nanos() as Time;
+            env.checkers.sent_away(self.id, env.scheduler.now() - self.waits_since, limit, late_by);
         }
         self.phase = Phase::Closing { until: now + self.plan.ttl * CLOSE_TTLS, outcome };
         self.send_close(env);

@@ -20,7 +20,7 @@ use crate::hooks::HookLines;
 use crate::log::{LogFormat, LogLevel};
 
 /// Words that mean a verb when they come first.
-pub const VERBS: [&str; 5] = ["serve", "status", "release", "verify", "ping"];
+pub const VERBS: [&str; 6] = ["serve", "status", "release", "verify", "ping", "generate"];
 
 /// What the derived id has of the hash.
 const DERIVED_HEX_DIGITS: usize = 12;
