@@ -8,6 +8,8 @@ mod officer_server;
 mod peer;
 mod process;
 mod proxy;
+#[cfg(any(feature = "zookeeper", feature = "redis"))]
+mod python;
 mod suite;
 mod wrapper;
 

@@ -13,6 +13,7 @@ use crate::engine::{Engine, LONG_TTL, at_once, client, client_with, connect, one
 use crate::holder::Holder;
 use crate::peer::Peer;
 use crate::process::{DEADLINE, Process, blocking, free_port, logged, run, soon, until};
+use crate::python;
 use crate::suite::{busy, refused, suite, until_queued};
 use crate::wrapper::{officer_exec, wrapper};
 
@@ -232,7 +233,7 @@ async fn bookkeeping_goes_when_nobody_uses_the_lock() {
 }
 
 fn redis_py(name: &str, waits: &str) -> Peer {
-    Peer::python("redis_peer.py", &[&Redis::shared().port().to_string(), name, waits])
+    python::script("redis_peer.py", &[&Redis::shared().port().to_string(), name, waits])
 }
 
 #[tokio::test]
@@ -262,6 +263,7 @@ async fn redis_py_lock_and_ours_exclude_each_other() {
     theirs.says("busy").await;
     let mut theirs = redis_py("py-lock", "wait");
     theirs.says("asking").await;
+    assert!(theirs.is_silent());
     ours.release().await;
     theirs.says("acquired").await;
     theirs.ends().await;

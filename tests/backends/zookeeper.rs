@@ -15,6 +15,7 @@ use crate::engine::{Engine, at_once, client, client_with, one_of, wanted};
 use crate::holder::Holder;
 use crate::peer::Peer;
 use crate::process::{Process, blocking, free_port, logged, run, soon, until};
+use crate::python;
 use crate::suite::{busy, refused, suite, until_queued};
 use crate::wrapper::wrapper;
 
@@ -199,7 +200,7 @@ async fn the_mix_of_both_kinds_is_seen_where_the_data_says_nothing() {
 
 fn kazoo(path: &str, limit: u32, waits: &str) -> Peer {
     let server = format!("127.0.0.1:{}", ZooKeeper::shared().port());
-    Peer::python("kazoo_peer.py", &[&server, &format!("/lockex/{path}"), &limit.to_string(), waits])
+    python::script("kazoo_peer.py", &[&server, &format!("/lockex/{path}"), &limit.to_string(), waits])
 }
 
 /// Returns when kazoo's waiter stands in line: `many` contenders are there.
