@@ -170,11 +170,13 @@ fn not_connected(error: &ConnectError) -> ExitStatus {
 fn not_acquired(plan: &Plan, error: &AcquireError) -> ExitStatus {
     match error {
         AcquireError::Connection(error) => return not_connected(error),
-        AcquireError::Busy(busy) => tracing::warn!("not acquired: {busy}"),
+        AcquireError::Busy(_) | AcquireError::NotReady { .. } => tracing::warn!("not acquired: {error}"),
         AcquireError::LimitMismatch { .. } | AcquireError::Protocol { .. } => tracing::error!("{error}"),
     }
     match error {
-        AcquireError::Busy(_) => ExitStatus::NotAcquired(plan.conflict_exit_code),
+        AcquireError::Busy(_) | AcquireError::NotReady { .. } => {
+            ExitStatus::NotAcquired(plan.conflict_exit_code)
+        }
         AcquireError::LimitMismatch { .. } => ExitStatus::Usage,
         AcquireError::Protocol { .. } | AcquireError::Connection(_) => ExitStatus::Internal,
     }
@@ -226,17 +228,18 @@ fn not_started(plan: &Plan, error: &StartError) -> ExitStatus {
     }
 }
 
-/// Gives the lock back, if it is still ours, and says whether that was confirmed. A signal that would
-/// end a wait leaves the rest to the lease.
+/// Gives the lock back and says whether that was confirmed, of a lock that was not lost before. Also
+/// one that was revoked is given back: it passes on then. A signal that would end a wait leaves the
+/// rest to the lease.
 async fn release(guard: Box<dyn Guard>, lease: &Lease, signals: &mut Signals) -> bool {
-    let now = BootTime::now();
-    if !lease.may_be_ours(now) {
+    let left = lease.end().map(|end| end.saturating_since(BootTime::now()));
+    let bound = left.unwrap_or(RELEASE_BOUND);
+    if bound.is_zero() {
         return false;
     }
-    let bound = lease.end().map_or(RELEASE_BOUND, |end| end.saturating_since(now));
     tokio::select! {
         released = guard.release(bound) => match released {
-            Ok(()) => return true,
+            Ok(()) => return !lease.is_lost(),
             Err(error) => tracing::warn!("{error}; its lease ends it"),
         },
         _ = ending_signal(signals) => tracing::warn!("interrupted while giving the lock back; its lease ends it"),
