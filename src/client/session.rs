@@ -241,16 +241,33 @@ impl Session {
     }
 
     /// Ends the session, with everything it has, and waits for the confirmation; the caller bounds
-    /// the time. Resumes first if it is suspended.
+    /// the time. While suspended it doesn't resume first: a server that gets the request is enough,
+    /// even if we never see its answer.
     pub async fn close(mut self) {
         self.ask(&Request::Close { session: None });
-        loop {
+        while let Link::Up(_) = self.link {
             match self.next().await {
                 SessionEvent::Reply(Reply::Closed) | SessionEvent::Gone(_) => return,
-                SessionEvent::Resumed { .. } => self.ask(&Request::Close { session: None }),
-                SessionEvent::Reply(_) | SessionEvent::Renewed { .. } | SessionEvent::Suspended { .. } => {}
+                SessionEvent::Reply(_)
+                | SessionEvent::Renewed { .. }
+                | SessionEvent::Resumed { .. }
+                | SessionEvent::Suspended { .. } => {}
             }
         }
+        match self.link {
+            Link::Over(_) => {}
+            Link::Up(_) | Link::Resuming(_) => close_at_last(self.connector, self.id).await,
+        }
+    }
+}
+
+/// Tries to close a session until the server has answered.
+async fn close_at_last(connector: Arc<dyn Connect>, id: SessionId) {
+    let mut backoff = FIRST_BACKOFF;
+    while let Err(error) = close_elsewhere(&*connector, id).await {
+        tracing::debug!(server = connector.server(), %error, "close failed");
+        tokio::time::sleep(backoff).await;
+        backoff = (backoff * 2).min(LAST_BACKOFF);
     }
 }
 
