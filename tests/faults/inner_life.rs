@@ -59,7 +59,7 @@ fn a_stderr_that_nobody_reads_costs_nothing() -> Proof {
     scene.tell_to_end();
     let code = holder.wait().expect("it is our child").code();
     assert_eq!(code, Some(0));
-    scene.judge(next, Ending::new(code, told))
+    scene.judge(next, Ending::new(code, told).prompt())
 }
 
 fn a_stderr_that_nobody_reads_does_not_delay_the_end() -> Proof {

@@ -159,5 +159,5 @@ fn a_slow_network_costs_nothing() -> Proof {
     scene.tell_to_end();
     let (code, said) = holder.ended_saying();
     expect_code(code, 0, &said);
-    scene.judge(next, Ending::new(code, told))
+    scene.judge(next, Ending::new(code, told).prompt())
 }

@@ -86,7 +86,7 @@ fn costs_nothing(fault: &Fault) -> Proof {
     scene.tell_to_end();
     let (code, said) = holder.ended_saying();
     expect_code(code, 0, &said);
-    scene.judge(next, Ending::new(code, told))
+    scene.judge(next, Ending::new(code, told).prompt())
 }
 
 fn a_cut_network_loses_the_lock() -> Proof {

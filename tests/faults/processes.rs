@@ -3,7 +3,7 @@
 use nix::sys::signal::{Signal, killpg};
 use officer::boot_time::BootTime;
 
-use crate::beats::OnTerm;
+use crate::beats::{OnTerm, Until};
 use crate::scene::{Ending, Holder, LONG, Scene, expect_code, lasting};
 use crate::support::wait_until;
 use crate::table::Proof;
@@ -23,6 +23,8 @@ crate::faults![
     a_terminated_command_takes_its_daemon_along: "command SIGTERM",
     a_daemon_does_not_outlive_the_command: "command exits, its daemon lives",
     a_job_longer_than_the_lease_keeps_the_lock: "job longer than the lease, no fault",
+    a_killed_waiter_is_skipped: "waiting wrapper SIGKILL",
+    a_waiter_that_slept_through_its_grant_asks_again: "waiting wrapper SIGSTOP while granted, then SIGCONT",
 ];
 
 const KILLED: i32 = 128 + 9;
@@ -30,8 +32,22 @@ const TERMINATED: i32 = 128 + 15;
 const LOST: i32 = 79;
 const OURS: i32 = 70;
 
-/// A holder and a next one; `fault` happens to the holder, and its end must have this code.
+/// A fault happens to the holder, and its end must have this code.
 fn under(fault: impl FnOnce(&Scene, &mut Holder), code: Option<i32>) -> Proof {
+    let (scene, next, ending) = end_under(fault, code);
+    scene.judge(next, ending)
+}
+
+/// The same, and the next one must not have to wait for the lease to end.
+fn promptly_under(fault: impl FnOnce(&Scene, &mut Holder), code: Option<i32>) -> Proof {
+    let (scene, next, ending) = end_under(fault, code);
+    scene.judge(next, ending.prompt())
+}
+
+fn end_under(
+    fault: impl FnOnce(&Scene, &mut Holder),
+    code: Option<i32>,
+) -> (Scene, crate::support::Running, Ending) {
     let scene = Scene::new();
     let mut holder = scene.hold();
     let next = scene.next();
@@ -39,7 +55,7 @@ fn under(fault: impl FnOnce(&Scene, &mut Holder), code: Option<i32>) -> Proof {
     fault(&scene, &mut holder);
     let (ended, said) = holder.ended_saying();
     assert_eq!(ended, code, "the holder's exit code; it said: {said}");
-    scene.judge(next, Ending::new(ended, begun))
+    (scene, next, Ending::new(ended, begun))
 }
 
 /// The holder must not notice; the hand-over is measured from the command's own end.
@@ -53,11 +69,11 @@ fn unharmed_by(fault: impl FnOnce(&Scene, &mut Holder)) -> Proof {
     scene.tell_to_end();
     let (code, said) = holder.ended_saying();
     expect_code(code, 0, &said);
-    scene.judge(next, Ending::new(code, told))
+    scene.judge(next, Ending::new(code, told).prompt())
 }
 
 fn a_killed_wrapper_hands_over() -> Proof {
-    under(|_, holder| holder.wrapper.signal(Signal::SIGKILL), None)
+    promptly_under(|_, holder| holder.wrapper.signal(Signal::SIGKILL), None)
 }
 
 fn a_killed_process_group_hands_over() -> Proof {
@@ -102,11 +118,11 @@ fn a_stopped_wrapper_loses_the_lock() -> Proof {
 }
 
 fn a_terminated_wrapper_ends_its_tree() -> Proof {
-    under(|_, holder| holder.wrapper.signal(Signal::SIGTERM), Some(KILLED))
+    promptly_under(|_, holder| holder.wrapper.signal(Signal::SIGTERM), Some(KILLED))
 }
 
 fn a_killed_guardian_is_stood_in_for() -> Proof {
-    under(|_, holder| holder.signal(holder.guardian, Signal::SIGKILL), Some(OURS))
+    promptly_under(|_, holder| holder.signal(holder.guardian, Signal::SIGKILL), Some(OURS))
 }
 
 fn a_stopped_guardian_costs_nothing() -> Proof {
@@ -135,7 +151,7 @@ fn a_guardian_does_not_hear_sigterm() -> Proof {
 }
 
 fn a_killed_command_takes_its_daemon_along() -> Proof {
-    under(|_, holder| holder.signal(holder.command, Signal::SIGKILL), Some(KILLED))
+    promptly_under(|_, holder| holder.signal(holder.command, Signal::SIGKILL), Some(KILLED))
 }
 
 fn a_stopped_command_keeps_the_lock() -> Proof {
@@ -166,4 +182,34 @@ fn a_job_longer_than_the_lease_keeps_the_lock() -> Proof {
         lasting(LONG);
         wait_until("nobody else has run", || scene.runs() == 1);
     })
+}
+
+fn a_killed_waiter_is_skipped() -> Proof {
+    let scene = Scene::new();
+    let holder = scene.hold();
+    let waiter = scene.next();
+    let next = scene.next();
+    waiter.signal(Signal::SIGKILL);
+    drop(waiter);
+    let told = BootTime::now();
+    scene.tell_to_end();
+    let (code, said) = holder.ended_saying();
+    expect_code(code, 0, &said);
+    scene.judge(next, Ending::new(code, told).prompt())
+}
+
+/// The grant lies in its socket until another has got the lock: it must not take it for one.
+fn a_waiter_that_slept_through_its_grant_asks_again() -> Proof {
+    let scene = Scene::new();
+    let holder = scene.hold();
+    let sleeper = scene.next();
+    let next = scene.next_for(Until::Beats(500));
+    sleeper.signal(Signal::SIGSTOP);
+    let told = BootTime::now();
+    scene.tell_to_end();
+    let (code, said) = holder.ended_saying();
+    expect_code(code, 0, &said);
+    wait_until("the next one runs", || scene.runs() == 2);
+    sleeper.signal(Signal::SIGCONT);
+    scene.judge_all(vec![next, sleeper], Ending::new(code, told))
 }

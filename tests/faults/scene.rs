@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 use officer::boot_time::BootTime;
 use tempfile::TempDir;
 
-use crate::beats::{self, Beats, OnTerm, Until};
+use crate::beats::{self, Beats, OnTerm, Run, Until};
 use crate::server::Server;
 use crate::support::{Running, guardian_of, officer_exec, wait_until};
 use crate::table::{Proof, Row};
@@ -50,11 +50,23 @@ pub(crate) struct Ending {
     pub(crate) code: Option<i32>,
     fault: BootTime,
     thaw: Option<BootTime>,
+    /// From then on the next one must not have to wait for a lease.
+    free_at: Option<BootTime>,
 }
 
 impl Ending {
     pub(crate) fn new(code: Option<i32>, fault: BootTime) -> Self {
-        Self { code, fault, thaw: None }
+        Self { code, fault, thaw: None, free_at: None }
+    }
+
+    /// After which the next one must not have to wait for the lease.
+    pub(crate) fn prompt(self) -> Self {
+        self.free_at(self.fault)
+    }
+
+    /// The same for a fault that has to end first.
+    pub(crate) fn free_at(self, instant: BootTime) -> Self {
+        Self { free_at: Some(instant), ..self }
     }
 
     /// Of a tree that was frozen, and thawed at this instant.
@@ -126,8 +138,13 @@ impl Scene {
 
     /// The next in the queue: beats for a moment, then ends.
     pub(crate) fn next(&self) -> Running {
+        self.next_for(BEATS_OF_NEXT)
+    }
+
+    /// One more in the queue.
+    pub(crate) fn next_for(&self, until: Until) -> Running {
         let before = self.server.queue_len(LOCK);
-        let words = beats::command(&self.beats_file(), BEATS_OF_NEXT, OnTerm::Ignores);
+        let words = beats::command(&self.beats_file(), until, OnTerm::Ignores);
         let next = Running::start(&mut self.wrapped(&self.server.url(), &words));
         wait_until("it stands in the queue", || self.server.queue_len(LOCK) > before);
         next
@@ -145,24 +162,35 @@ impl Scene {
 
     /// Waits for the next one's end, and checks what must be true whatever the fault was.
     pub(crate) fn judge(&self, next: Running, ending: Ending) -> Proof {
-        let finished = next.wait_with_stdin_open();
-        assert_eq!(finished.code, Some(0), "the next one's end; {}", finished.stderr);
+        self.judge_all(vec![next], ending)
+    }
+
+    /// The same for all who stood in the queue and got to run.
+    pub(crate) fn judge_all(&self, nexts: Vec<Running>, ending: Ending) -> Proof {
+        let expected = 1 + nexts.len();
+        for next in nexts {
+            let finished = next.wait_with_stdin_open();
+            assert_eq!(finished.code, Some(0), "the next one's end; {}", finished.stderr);
+        }
         let beats = self.beats();
-        let runs: Vec<_> = beats.runs.values().collect();
-        let [old, new] = runs[..] else { panic!("{} trees ran, not two", runs.len()) };
-        assert!(old.first() < new.first(), "the token of the later run is smaller");
-        // A frozen tree doesn't run; what it does once it is thawed is looked at apart.
-        let ran_until = ending.thaw.map_or(old.last(), |thaw| last_before(&old.stamps, thaw));
+        let runs: Vec<&Run> = beats.runs.values().collect();
+        assert_eq!(runs.len(), expected, "trees that ran");
+        // By token: one that is given later is greater.
+        assert!(runs.is_sorted_by_key(|run| run.first()), "a later run has a smaller token");
         let row = Row {
-            overlap: ran_until.saturating_since(new.first()),
+            overlap: runs.windows(2).map(|pair| overlap(pair[0], pair[1], &ending)).max().expect("two ran"),
             survivors: self.survivors(&beats, ending.thaw.is_some()),
-            gap: new.first().saturating_since(ran_until),
-            next_start: new.first().saturating_since(ending.fault),
+            gap: runs[1].first().saturating_since(ran_until(runs[0], &ending)),
+            next_start: runs[1].first().saturating_since(ending.fault),
             code: ending.code,
-            after_thaw: ending.thaw.map(|thaw| old.last().saturating_since(thaw)),
+            after_thaw: ending.thaw.map(|thaw| runs[0].last().saturating_since(thaw)),
         };
         assert_eq!(row.overlap, Duration::ZERO, "two trees under one lock: {row:?}");
         assert_eq!(row.survivors, 0, "processes outlived the lock: {row:?}");
+        if let Some(free_at) = ending.free_at {
+            let waited = runs[1].first().saturating_since(free_at);
+            assert!(waited < TTL / 2, "the next one had to wait for a lease: {row:?}");
+        }
         Proof::Measured(row)
     }
 
@@ -199,8 +227,18 @@ impl Holder {
     }
 }
 
-fn last_before(stamps: &[BootTime], end: BootTime) -> BootTime {
-    *stamps.iter().rfind(|stamp| **stamp < end).expect("it ran before it was thawed")
+fn overlap(old: &Run, new: &Run, ending: &Ending) -> Duration {
+    ran_until(old, ending).saturating_since(new.first())
+}
+
+/// A frozen tree doesn't run; what it does once it is thawed is looked at apart.
+fn ran_until(run: &Run, ending: &Ending) -> BootTime {
+    match ending.thaw {
+        Some(thaw) if run.first() < thaw => {
+            *run.stamps.iter().rfind(|stamp| **stamp < thaw).expect("the first one is")
+        }
+        Some(_) | None => run.last(),
+    }
 }
 
 /// A fault's length.

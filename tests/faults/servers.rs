@@ -37,7 +37,7 @@ fn costs_nothing(fault: impl FnOnce(&mut Scene)) -> Proof {
     scene.tell_to_end();
     let (code, said) = holder.ended_saying();
     expect_code(code, 0, &said);
-    scene.judge(next, Ending::new(code, told))
+    scene.judge(next, Ending::new(code, told).prompt())
 }
 
 /// The server is away for longer than the lease, then `back` brings it back.
@@ -46,10 +46,7 @@ fn loses_the_lock(away: Signal, back: impl FnOnce(&mut Scene)) -> Proof {
     let holder = scene.hold();
     let next = scene.next();
     let begun = BootTime::now();
-    match away {
-        Signal::SIGSTOP => scene.server.signal(away),
-        away => scene.server.end(away),
-    }
+    scene.server.end(away);
     lasting(LONG);
     back(&mut scene);
     let (code, said) = holder.ended_saying();
@@ -95,7 +92,18 @@ fn a_server_replaced_after_long_loses_the_lock() -> Proof {
 }
 
 fn a_server_stopped_for_long_loses_the_lock() -> Proof {
-    loses_the_lock(Signal::SIGSTOP, |scene| scene.server.signal(Signal::SIGCONT))
+    let scene = Scene::new();
+    let holder = scene.hold();
+    let next = scene.next();
+    let begun = BootTime::now();
+    scene.server.signal(Signal::SIGSTOP);
+    lasting(LONG);
+    let back = BootTime::now();
+    scene.server.signal(Signal::SIGCONT);
+    let (code, said) = holder.ended_saying();
+    expect_code(code, 79, &said);
+    // It finds that the holder was there while it slept, but also that it gave the lock back.
+    scene.judge(next, Ending::new(code, begun).free_at(back))
 }
 
 fn a_server_stopped_for_a_moment_costs_nothing() -> Proof {
@@ -123,7 +131,7 @@ fn a_server_without_descriptors_serves_whom_it_has() -> Proof {
     scene.tell_to_end();
     let (code, said) = holder.ended_saying();
     expect_code(code, 0, &said);
-    let proof = scene.judge(next, Ending::new(code, told));
+    let proof = scene.judge(next, Ending::new(code, told).prompt());
     drop(crowd);
     wait_until("new clients are served again", || {
         let Ok(mut client) = UnixStream::connect(scene.server.socket()) else { return false };

@@ -80,7 +80,7 @@ fn steps_of_the_wall_clock_change_nothing() -> Proof {
     scene.tell_to_end();
     let (code, said) = holder.ended_saying();
     expect_code(code, 0, &said);
-    scene.judge(next, Ending::new(code, told))
+    scene.judge(next, Ending::new(code, told).prompt())
 }
 
 fn only_what_is_shown_or_numbered_reads_the_wall_clock() -> Proof {
