@@ -16,7 +16,8 @@ use std::time::Duration;
 
 use crate::boot_time::BootTime;
 
-/// How much slower our clock may run than the server's, both off by up to 1 % in rate: 1 part in this.
+/// How much slower our clock may run than the server's: 1 part in this. Two clocks that are each off
+/// by 1 % in opposite ways differ by more, and with long ttls the promise is lost.
 const CLOCK_RATE_PART: u32 = 100;
 
 /// What killing a large tree takes on a busy host.

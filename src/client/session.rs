@@ -48,7 +48,7 @@ pub enum SessionEvent {
 /// Why a session is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SessionEnd {
-    /// It expired or was closed by someone else.
+    /// It expired or was closed.
     Unknown,
     /// Another connection resumed it.
     Superseded,
@@ -213,7 +213,8 @@ impl Session {
                 self.proven_at = self.proven_at.max(sent);
                 Some(SessionEvent::Renewed { sent })
             }
-            Reply::SessionUnknown | Reply::Expired => Some(self.over(SessionEnd::Unknown)),
+            // `Closed` also comes unasked, if the session was closed from elsewhere.
+            Reply::SessionUnknown | Reply::Expired | Reply::Closed => Some(self.over(SessionEnd::Unknown)),
             Reply::Superseded => Some(self.over(SessionEnd::Superseded)),
             other => Some(SessionEvent::Reply(other)),
         }
@@ -247,7 +248,7 @@ impl Session {
         self.ask(&Request::Close { session: None });
         while let Link::Up(_) = self.link {
             match self.next().await {
-                SessionEvent::Reply(Reply::Closed) | SessionEvent::Gone(_) => return,
+                SessionEvent::Gone(_) => return,
                 SessionEvent::Reply(_)
                 | SessionEvent::Renewed { .. }
                 | SessionEvent::Resumed { .. }

@@ -37,6 +37,14 @@ pub enum StartError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// The kernel doesn't allow a PID namespace (exit 70).
+    #[error("cannot isolate {} in a PID namespace: {source}", program.display())]
+    CannotIsolate {
+        /// Its name as it was given.
+        program: OsString,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// The guardian is gone; nothing runs.
     #[error("cannot start the command: the guardian is gone")]
     GuardianGone,

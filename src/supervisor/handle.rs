@@ -12,6 +12,7 @@ use nix::unistd::{ForkResult, Pid, fork};
 
 use crate::boot_time::BootTime;
 
+use super::command;
 use super::error::{StartError, SupervisorError};
 use super::event::Event;
 use super::guardian;
@@ -93,12 +94,17 @@ impl Guardian {
                 self.command = Some(pid);
                 Ok(pid)
             }
-            Heard::Report(Report::NotStarted { errno }) => {
+            Heard::Report(Report::NotStarted { stage, errno }) => {
                 self.over();
-                match Errno::from_raw(errno) {
-                    Errno::ENOENT => Err(StartError::NotFound { program }),
-                    errno => Err(StartError::CannotRun { program, source: errno.into() }),
-                }
+                Err(match (stage, Errno::from_raw(errno)) {
+                    (command::Stage::Execute, Errno::ENOENT) => StartError::NotFound { program },
+                    (command::Stage::Execute, errno) => {
+                        StartError::CannotRun { program, source: errno.into() }
+                    }
+                    (command::Stage::Isolate, errno) => {
+                        StartError::CannotIsolate { program, source: errno.into() }
+                    }
+                })
             }
             Heard::Report(report) => unreachable!("before the command was started: {report:?}"),
             Heard::Gone => {
@@ -269,7 +275,7 @@ impl Drop for Guardian {
         match &mut self.stage {
             // If it isn't heard, the will is carried out for nothing, which does no harm. A panic
             // may have come before the release, so the will must be carried out then.
-            Stage::Idle(line) | Stage::Over(line) if !std::thread::panicking() => line.order(Order::Goodbye),
+            Stage::Idle(line) | Stage::Over(line) if !std::thread::panicking() => line.dismiss(),
             Stage::Idle(_) | Stage::Guarded(_) | Stage::Orphaned(_) | Stage::Over(_) | Stage::Gone => {}
         }
     }

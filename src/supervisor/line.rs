@@ -2,11 +2,13 @@
 //! kept, at most one of each kind, and sent later. Whoever listens also keeps the vigil.
 
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -15,10 +17,14 @@ use crate::boot_time::BootTime;
 use crate::boot_timer::BootTimer;
 
 use super::messages::{Channel, Order, Received, Report, Sent};
+use super::pidfd;
 use super::vigil::{Verdict, Vigil};
 
 /// How long to wait with what the guardian had no room for. It has room but for when it was stopped.
 const SEND_AGAIN_AFTER: Duration = Duration::from_millis(20);
+
+/// How long a guardian may take to leave. It has nothing to do but to exit.
+const FAREWELL_MILLISECONDS: u8 = 200;
 
 /// One guardian's line. While there is one, the guardian isn't reaped, so nobody else has its id.
 #[derive(Debug)]
@@ -102,6 +108,20 @@ impl Line {
                 Ok(Received::Closed) | Err(_) => return Heard::Gone,
             }
         }
+    }
+
+    /// Sends the guardian away and takes in its end, which comes at once: where process 1 takes in
+    /// nobody (many containers), each guardian would stay a zombie for ever.
+    pub(super) fn dismiss(&mut self) {
+        self.order(Order::Goodbye);
+        if let Ok(pidfd) = pidfd::open(self.guardian) {
+            // Whatever comes of it: the next line doesn't wait.
+            let _ = poll(
+                &mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)],
+                PollTimeout::from(FAREWELL_MILLISECONDS),
+            );
+        }
+        let _ = waitpid(self.guardian, Some(WaitPidFlag::WNOHANG));
     }
 
     /// Hangs up, and hands over the timer.

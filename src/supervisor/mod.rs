@@ -19,7 +19,8 @@
 //! * [`Guardian`]: the wrapper's end: start, stop, kill, deadlines, events
 //! * `policy`: PURE: what to do when; `guardian`: the loop that does it
 //! * `vigil`: PURE: the wrapper's watch over its guardian; `orphans`: what it does without one
-//! * `tree`, `descendants`: finding, signalling and reaping; `command`: fork and exec
+//! * `tree`, `descendants`: finding, signalling and reaping; `command`: fork and exec;
+//!   `isolate`: the same in a PID namespace
 //! * [`Signals`]: the wrapper's own signals, as events
 
 mod command;
@@ -29,10 +30,12 @@ mod event;
 mod guardian;
 mod handle;
 mod inherited;
+mod isolate;
 mod launch;
 mod line;
 mod messages;
 mod orphans;
+mod pidfd;
 mod policy;
 mod signals;
 mod stdio;

@@ -13,6 +13,7 @@ use crate::holder::Holder;
 use crate::peer::Peer;
 use crate::process::{Process, blocking, free_port, logged, run, soon, until};
 use crate::suite::{busy, refused, suite};
+use crate::wrapper::wrapper;
 
 pub(crate) struct Etcd {
     folder: TempDir,
@@ -92,6 +93,7 @@ pub(crate) fn etcdctl(port: u16, arguments: &[&str]) -> String {
 }
 
 suite!(Etcd);
+wrapper!(Etcd);
 
 async fn hold(url: &str, name: &str) -> Holder {
     let guard = client(url).await.acquire(&at_once(name)).await.unwrap_or_else(|cause| panic!("{cause}"));

@@ -9,6 +9,7 @@ mod peer;
 mod process;
 mod proxy;
 mod suite;
+mod wrapper;
 
 #[cfg(feature = "etcd")]
 mod etcd;

@@ -14,6 +14,7 @@ use crate::holder::Holder;
 use crate::peer::Peer;
 use crate::process::{DEADLINE, Process, blocking, free_port, logged, run, soon, until};
 use crate::suite::{busy, refused, suite, until_queued};
+use crate::wrapper::wrapper;
 
 pub(crate) struct Redis {
     folder: TempDir,
@@ -90,6 +91,7 @@ fn redis_cli(port: u16, arguments: &[&str]) -> String {
 }
 
 suite!(Redis);
+wrapper!(Redis);
 
 async fn hold(url: &str, name: &str) -> Holder {
     let guard = client(url).await.acquire(&at_once(name)).await.unwrap_or_else(|cause| panic!("{cause}"));

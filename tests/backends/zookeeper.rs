@@ -16,6 +16,7 @@ use crate::holder::Holder;
 use crate::peer::Peer;
 use crate::process::{Process, blocking, free_port, logged, run, soon, until};
 use crate::suite::{busy, refused, suite, until_queued};
+use crate::wrapper::wrapper;
 
 /// Where Debian's package has it.
 const JAR: &str = "/usr/share/java/zookeeper.jar";
@@ -91,6 +92,7 @@ fn start(folder: &TempDir, port: u16) -> Process {
 
 fn is_ok(port: u16) -> std::io::Result<bool> {
     let mut connection = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+    connection.set_read_timeout(Some(Duration::from_secs(5)))?;
     connection.write_all(b"ruok")?;
     let mut answer = String::new();
     connection.read_to_string(&mut answer)?;
@@ -107,6 +109,7 @@ pub(crate) fn zk_cli(port: u16, arguments: &[&str]) -> String {
 }
 
 suite!(ZooKeeper);
+wrapper!(ZooKeeper);
 
 async fn hold(url: &str, wanted: &Wanted) -> Holder {
     let guard = client(url).await.acquire(wanted).await.unwrap_or_else(|cause| panic!("{cause}"));

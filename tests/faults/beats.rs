@@ -61,7 +61,7 @@ pub(crate) fn run_if_asked(arguments: &[String]) -> bool {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words[..] {
         [COMMAND, file, until, on_term] => be_command(Path::new(file), until, on_term),
-        [MIDDLE, file] => start(DAEMON, file),
+        [MIDDLE, file] => be_middle(file),
         [DAEMON, file] => {
             ignore_term();
             Beater::open(Path::new(file), 'd').beat_while(|_| true);
@@ -79,7 +79,7 @@ fn be_command(file: &Path, until: &str, on_term: &str) {
         ignore_term();
     }
     // A daemon as daemons are made: a process session of its own, a double fork.
-    start(MIDDLE, &file.display().to_string());
+    in_role(MIDDLE, &file.display().to_string()).status().expect("this program starts");
     let end = end_file(file);
     match until.parse::<u32>() {
         Ok(count) => beater.beat_while(|beats| beats < count),
@@ -87,16 +87,19 @@ fn be_command(file: &Path, until: &str, on_term: &str) {
     }
 }
 
-/// Starts this program in another role, in a process session of its own; a middle one ends at once.
-fn start(role: &str, file: &str) {
+/// Ends before its child, which so becomes a daemon.
+#[allow(clippy::zombie_processes, reason = "whoever adopts the daemon waits for it")]
+fn be_middle(file: &str) {
+    in_role(DAEMON, file).spawn().expect("this program starts");
+}
+
+/// This program in another role, in a process session of its own.
+fn in_role(role: &str, file: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().expect("this program"));
     command.args([role, file]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     // SAFETY: one system call, which may be made between fork and exec.
     unsafe { command.pre_exec(|| Ok(nix::unistd::setsid().map(drop)?)) };
-    let mut child = command.spawn().expect("this program starts");
-    if role == MIDDLE {
-        child.wait().expect("it is our child");
-    }
+    command
 }
 
 fn ignore_term() {

@@ -88,6 +88,11 @@ impl Client {
         self.rounds_left == 0 && matches!(self.phase, Phase::Done)
     }
 
+    /// It has no session yet.
+    pub(crate) fn is_reaching(&self) -> bool {
+        matches!(self.phase, Phase::Reaching(_))
+    }
+
     fn now(&self, env: &Env) -> BootTime {
         self.host.clock.read(env.now())
     }
@@ -372,7 +377,9 @@ impl Client {
                 Waiting::AtMost(limit) => Some(limit),
                 Waiting::NotAtAll => Some(0),
             };
-            env.checkers.sent_away(self.id, env.scheduler.now() - self.waits_since, limit);
+            // The server's word may be lost; the silence is noticed two renewals later.
+            let late_by = self.plan.ttl.as_nanos() as Time;
+            env.checkers.sent_away(self.id, env.scheduler.now() - self.waits_since, limit, late_by);
         }
         self.phase = Phase::Closing { until: now + self.plan.ttl * CLOSE_TTLS, outcome };
         self.send_close(env);

@@ -252,11 +252,10 @@ impl Host {
 
     /// Whether this connection is the will's; if so its answer is heard.
     pub(crate) fn will_heard(&mut self, conn: ConnId, what: &Downlink, env: &mut Env) -> bool {
-        if self.will.as_ref().is_none_or(|will| will.conn != Some(conn)) {
-            return false;
-        }
+        let Some(will) = self.will.as_ref().filter(|will| will.conn == Some(conn)) else { return false };
         match what {
             Downlink::Reply(Reply::Closed | Reply::SessionUnknown) => {
+                env.checkers.will_answered(will.session);
                 env.close_up(conn);
                 self.will = None;
             }

@@ -36,6 +36,8 @@ pub(crate) enum Mutation {
     ResumedWaiterIsPassedOver,
     /// Sessions get locks at once after a reboot.
     NoWaitAfterReboot,
+    /// A restart of the server ends the wait after a reboot.
+    RestartEndsTheWait,
     /// A resumed session isn't told what it holds.
     ResumeTellsNoGrants,
     /// `close` of a session that is gone frees what it once held, whoever holds it now.
@@ -51,7 +53,7 @@ pub(crate) enum Mutation {
 }
 
 impl Mutation {
-    pub(crate) const ALL: [Self; 22] = [
+    pub(crate) const ALL: [Self; 23] = [
         Self::NoMargin,
         Self::ReleaseBeforeTheTreeIsDead,
         Self::WillBeforeTheTreeIsDead,
@@ -68,6 +70,7 @@ impl Mutation {
         Self::SuspendedWaiterIsGranted,
         Self::ResumedWaiterIsPassedOver,
         Self::NoWaitAfterReboot,
+        Self::RestartEndsTheWait,
         Self::ResumeTellsNoGrants,
         Self::StaleCloseFreesTheNewHolder,
         Self::RestartForgetsHolds,

@@ -124,7 +124,9 @@ impl Plan {
             _ => CLOCK_SPREAD_PER_MILLION,
         };
         let clocks = Clocks { slowest: 1_000_000 - rng.between(0, clock_spread), spread: clock_spread };
-        let ttl_scale = 500 * MILLI + rng.log_up_to(12 * SECOND);
+        let spread_of_ttls =
+            if rng.chance(1, 2) { rng.log_up_to(12 * SECOND) } else { rng.below(12 * SECOND) };
+        let ttl_scale = 500 * MILLI + spread_of_ttls;
         let limits: Vec<u32> = (0..rng.between(1, 2)).map(|_| limit(rng)).collect();
         let clients: Vec<_> =
             (0..rng.between(2, 6)).map(|_| client(rng, is_calm, ttl_scale, limits.len(), clocks)).collect();
@@ -201,11 +203,69 @@ impl Plan {
     fn add_wild_faults(&mut self, rng: &mut Rng) {
         let ttl = self.max_ttl.as_nanos() as Time;
         let span = ttl * rng.between(1, 4);
-        for _ in 0..rng.between(0, 8) {
+        let kind = rng.below(4);
+        let others = if kind < 2 { rng.between(0, 8) } else { rng.between(0, 2) };
+        for _ in 0..others {
             let fault = wild_fault(rng, self.clients.len(), 2 * ttl);
             self.faults.push((rng.below(span), fault));
         }
-        self.faults_end = span + 2 * ttl;
+        match kind {
+            0 | 1 => {}
+            2 => self.squeeze(rng, span),
+            _ => self.forget(rng, span),
+        }
+        self.faults_end = self.faults.iter().map(|&(at, _)| at).max().unwrap_or(0).max(span) + 2 * ttl;
+    }
+
+    /// The hardest case for the store: a client is cut off without a word, so that a grant to it is
+    /// lost and passes on when it has expired, and then the server's host reboots and forgets that;
+    /// maybe the server crashes too before it has waited for long enough.
+    fn forget(&mut self, rng: &mut Rng, span: Time) {
+        let victim = rng.below(self.clients.len() as u64) as usize;
+        let lock = self.clients[victim].lock;
+        let ttl = self.clients[victim].ttl.as_nanos() as Time;
+        for client in self.clients.iter_mut().filter(|client| client.lock == lock) {
+            client.waiting = Waiting::ForEver;
+        }
+        let at = rng.below(span);
+        let rebooted = at + rng.below(2 * ttl);
+        let down_for = rng.below(ttl / 4);
+        let length = (rebooted + down_for).saturating_sub(at) + rng.below(ttl / 4);
+        self.faults.push((at, Fault::Cut { client: victim, client_notices: None, server_notices: None }));
+        self.faults.push((at, Fault::Partition { client: victim, up: true, down: true, length }));
+        self.faults.push((rebooted, Fault::RebootServer { down_for }));
+        if rng.chance(1, 3) {
+            let crashed = rebooted + down_for + rng.below(ttl / 2);
+            self.faults.push((crashed, Fault::CrashServer { point: crash_point(rng), down_for: ttl / 20 }));
+        }
+    }
+
+    /// The hardest case for a lease: a holder whose command ends by nothing but SIGKILL is cut off
+    /// after an answer that was late, or is suspended with it, while others wait for its lock.
+    fn squeeze(&mut self, rng: &mut Rng, span: Time) {
+        let victim = rng.below(self.clients.len() as u64) as usize;
+        let lock = self.clients[victim].lock;
+        let ttl = self.clients[victim].ttl.as_nanos() as Time;
+        for client in self.clients.iter_mut().filter(|client| client.lock == lock) {
+            client.waiting = Waiting::ForEver;
+        }
+        let holder = &mut self.clients[victim];
+        holder.run_for = 4 * ttl;
+        holder.stops_in = 4 * ttl;
+        holder.start = 0;
+        let at = rng.below(span);
+        if rng.chance(1, 2) {
+            let by = rng.below(ttl / 2);
+            self.faults
+                .push((at.saturating_sub(ttl / 2), Fault::Slow { client: victim, length: ttl / 2, by }));
+        }
+        let length = ttl + rng.below(ttl);
+        let fault = match rng.below(5) {
+            0 => Fault::PauseHost { client: victim, length },
+            1 => Fault::PauseWrapper { client: victim, length },
+            _ => partition(rng, victim, length),
+        };
+        self.faults.push((at, fault));
     }
 
     /// Generous: every round of every client one after the other, each a lease late, and a reboot.

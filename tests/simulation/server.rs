@@ -46,6 +46,8 @@ pub(crate) enum Life {
 pub(crate) struct Server {
     pub(crate) life: Life,
     pub(crate) clock: Clock,
+    /// Which boot of the host this is.
+    boot: u64,
     pub(crate) paused_until: Time,
     /// Ends in the middle of its next turn.
     pub(crate) crash_in_turn: Option<(CrashPoint, Time)>,
@@ -76,6 +78,7 @@ impl Server {
         Self {
             life: Life::Up,
             clock,
+            boot: 0,
             paused_until: 0,
             crash_in_turn: None,
             table: Table::new(first_token, BOUNDS),
@@ -235,6 +238,7 @@ impl Server {
     fn get_ready(&mut self, now: BootTime, env: &mut Env) {
         env.note(|| "server: ready to grant locks to sessions".into());
         self.ready_at = None;
+        self.store.add(Change::Booted { boot: self.boot });
         let mut effects = Vec::new();
         let attached: Vec<_> =
             self.sessions.iter().filter(|(_, s)| s.connection.is_some()).map(|(_, s)| s.owner).collect();
@@ -368,7 +372,7 @@ impl Server {
                 self.store.add(Change::Claimed { number, lock: at, limit, state });
             }
             Outcome::StillQueued => {}
-            Outcome::TimedOut => {
+            Outcome::TimedOut { .. } => {
                 env.checkers.left(id, at);
                 self.store.add(Change::Left { number, lock: at });
                 self.reply(conn, Reply::TimedOut(away(name)));
@@ -502,16 +506,22 @@ impl Server {
 
     /// A new server on the store that is left.
     pub(crate) fn start(&mut self, env: &mut Env) {
-        let is_reboot = match self.life {
+        match self.life {
             Life::Up => return,
-            Life::Crashed => false,
-            Life::HostDown { .. } => true,
-        };
-        if is_reboot {
-            self.clock = Clock { offset: 0, zero: env.now(), ..self.clock };
+            Life::Crashed => {}
+            Life::HostDown { .. } => {
+                self.boot += 1;
+                self.clock = Clock { offset: 0, zero: env.now(), ..self.clock };
+            }
         }
+        let is_reboot = match env.mutation {
+            Some(Mutation::RestartEndsTheWait) => matches!(self.life, Life::HostDown { .. }),
+            _ => true,
+        };
         let now = self.clock.read(env.now());
         let (image, mut first_token) = self.store.open();
+        // Also if the server was started before in this boot, but never got ready.
+        let is_reboot = is_reboot && image.boot != self.boot;
         if env.mutation == Some(Mutation::TokensAreReused) {
             first_token = held_tokens(&image).max().map_or(Token(1), |token| Token(token.0 + 1));
         }

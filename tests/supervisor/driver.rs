@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -44,6 +44,7 @@ impl Setting {
             stop_signal: Signal::SIGTERM as i32,
             grace: PATIENCE,
             leftovers: Leftovers::Kill,
+            isolate: false,
             deadline: None,
             will: None,
             keep_open: None,
@@ -189,6 +190,13 @@ impl Drop for Wrapper {
             let _ = child.wait();
         }
     }
+}
+
+/// Copies a program. Not by ourselves: a child that another thread forks meanwhile would have the
+/// copy open for writing, and then it can't be executed.
+pub(crate) fn copy(program: impl AsRef<Path>, to: &Path) {
+    let copied = Command::new("cp").arg(program.as_ref()).arg(to).status().expect("cp is there");
+    assert!(copied.success());
 }
 
 /// The next connection, in time.

@@ -5,6 +5,7 @@ mod commands;
 mod driver;
 mod ending;
 mod exits;
+mod isolated;
 mod odd;
 mod terminal;
 mod world;
@@ -40,6 +41,7 @@ fn run_all() {
         wrapper_death::PROMISES,
         world::PROMISES,
         odd::PROMISES,
+        isolated::PROMISES,
         terminal::PROMISES,
     ]
     .into_iter()

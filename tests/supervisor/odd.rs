@@ -2,22 +2,19 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::time::Duration;
 
 use nix::sys::ptrace;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, Uid};
 use officer::supervisor::Leftovers;
-use serde_json::json;
 
-use crate::driver::{Setting, is_alive, pid_in, send, state, wait_until};
+use crate::driver::{Setting, copy, is_alive, pid_in, send, state, wait_until};
 
 crate::promises![
     what_may_not_be_killed_is_named_and_keeps_the_tree_alive,
     a_traced_process_is_killed_and_waited_for,
     a_zombie_in_the_tree_is_no_leftover,
-    the_last_filter_of_a_pipe_may_finish,
 ];
 
 /// A user that isn't root; there needn't be such an account.
@@ -31,7 +28,7 @@ fn what_may_not_be_killed_is_named_and_keeps_the_tree_alive() {
     }
     let programs = tempfile::tempdir_in("/var/tmp").expect("a folder");
     let becomes_root = programs.path().join("becomes-root");
-    std::fs::copy("/usr/bin/setpriv", &becomes_root).expect("setpriv is there");
+    copy("/usr/bin/setpriv", &becomes_root);
     set_mode(programs.path(), 0o755);
     set_mode(&becomes_root, 0o4755);
     let script = format!(
@@ -40,7 +37,7 @@ fn what_may_not_be_killed_is_named_and_keeps_the_tree_alive() {
     );
     let mut setting = Setting::script(&script);
     let ourselves = programs.path().join("tests");
-    std::fs::copy(std::env::current_exe().unwrap(), &ourselves).expect("a copy that anybody may run");
+    copy(std::env::current_exe().unwrap(), &ourselves);
     setting.command = std::process::Command::new(&ourselves);
     setting.command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
     setting.command.process_group(0).uid(NOBODY).gid(NOBODY);
@@ -87,13 +84,4 @@ fn a_zombie_in_the_tree_is_no_leftover() {
     drop(wrapper.stdin.take());
     wrapper.event("ended");
     wrapper.event("tree_dead");
-}
-
-fn the_last_filter_of_a_pipe_may_finish() {
-    let script = "(sleep 0.02; echo written) & exit 3";
-    let mut wrapper = Setting::script(script).grace(Duration::from_secs(0)).start();
-    wrapper.started();
-    assert_eq!(wrapper.line(), "written");
-    let dead = wrapper.event_at_last("tree_dead");
-    assert_eq!((&dead["exit"], &dead["killed_by"]), (&json!({"Code": 3}), &json!(null)));
 }

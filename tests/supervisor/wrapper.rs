@@ -24,6 +24,7 @@ pub(crate) struct Plan {
     pub(crate) stop_signal: i32,
     pub(crate) grace: Duration,
     pub(crate) leftovers: Leftovers,
+    pub(crate) isolate: bool,
     /// From the start on.
     pub(crate) deadline: Option<Duration>,
     /// Where the last will leaves its mark.
@@ -106,6 +107,7 @@ fn launch(plan: &Plan) -> Launch {
     Launch {
         argv: plan.argv.clone(),
         env: vec![("OFFICER_TEST".into(), "a value".into())],
+        isolate: plan.isolate,
         kill_deadline: plan.deadline.map(|after| BootTime::now() + after),
         will: plan
             .will

@@ -14,6 +14,7 @@ use crate::wrapper::SECRET;
 crate::promises![
     a_killed_wrapper_takes_the_tree_along_and_leaves_its_will,
     a_stopped_wrapper_loses_the_tree_at_its_deadline,
+    a_stopped_process_group_loses_the_tree_at_its_deadline,
     a_killed_process_group_takes_the_daemon_along_and_leaves_its_will,
     a_killed_guardian_is_replaced,
     a_spared_child_outlives_the_guardian,
@@ -54,6 +55,14 @@ fn a_stopped_wrapper_loses_the_tree_at_its_deadline() {
     assert_eq!(state(wrapper.pid), Some('T'), "the wrapper still stands");
     wrapper.send(Signal::SIGCONT);
     assert_eq!(wrapper.event_at_last("tree_dead")["killed_by"], json!("Deadline"));
+}
+
+fn a_stopped_process_group_loses_the_tree_at_its_deadline() {
+    let mut wrapper = Setting::script(FAMILY).deadline(Duration::from_millis(500)).start();
+    let family = family(&mut wrapper);
+    killpg(Pid::from_raw(wrapper.pid), Signal::SIGSTOP).unwrap();
+    wait_until("the tree is dead", || !family.into_iter().any(is_alive));
+    assert_eq!(state(wrapper.pid), Some('T'), "the wrapper still stands");
 }
 
 fn a_killed_process_group_takes_the_daemon_along_and_leaves_its_will() {

@@ -193,6 +193,7 @@ fn launch(plan: &Plan, env: Vec<(OsString, OsString)>, guard: &dyn Guard, lease:
     Launch {
         argv: plan.argv.clone(),
         env,
+        isolate: plan.isolate,
         kill_deadline: lease.kill_deadline(),
         will,
         keep_open: guard.connection(),
@@ -223,7 +224,9 @@ fn not_started(plan: &Plan, error: &StartError) -> ExitStatus {
             ExitStatus::NotFound
         }
         StartError::CannotRun { .. } => ExitStatus::CannotRun,
-        StartError::GuardianGone | StartError::Refused(_) => ExitStatus::Internal,
+        StartError::CannotIsolate { .. } | StartError::GuardianGone | StartError::Refused(_) => {
+            ExitStatus::Internal
+        }
     }
 }
 
