@@ -182,6 +182,12 @@ impl Lease {
         self.stop_sent
     }
 
+    /// Whether the engine may count the lock as ours. Also after the lease's end: the engine may have
+    /// heard renewals whose answers we have not.
+    pub fn may_be_ours(&self) -> bool {
+        !self.told_lost || self.revoked
+    }
+
     /// When the server may pass the lock on at the earliest; `None`: no lease.
     pub fn end(&self) -> Option<BootTime> {
         self.terms.has_lease().then(|| self.proven_at + self.terms.ttl)
@@ -289,6 +295,7 @@ mod tests {
         let mut lease = ten_seconds();
         assert_eq!(due(&mut lease, at(60_000)), [Action::Kill, Action::Renew]);
         assert!(lease.is_lost());
+        assert!(lease.may_be_ours(), "as the engine sees it: it may have heard of us");
     }
 
     #[test]
@@ -296,6 +303,7 @@ mod tests {
         let mut lease = ten_seconds();
         lease.told_revoked();
         assert_eq!(due(&mut lease, at(10)), [Action::Stop(Why::ToldSo)]);
+        assert!(lease.may_be_ours());
     }
 
     #[test]
@@ -304,6 +312,7 @@ mod tests {
         lease.told_lost();
         assert_eq!(due(&mut lease, at(10)), [Action::Stop(Why::ToldSo)]);
         assert_eq!(lease.next_wake(), lease.kill_deadline());
+        assert!(!lease.may_be_ours());
         assert_eq!(due(&mut lease, at(9700)), [Action::Kill]);
         assert_eq!(lease.next_wake(), None);
     }
