@@ -1,6 +1,7 @@
 //! What the program makes of an engine: exit codes, the command's environment, and that the command
 //! doesn't outlive the lock.
 
+use std::path::Path;
 use std::process::Command;
 
 use nix::sys::signal::Signal;
@@ -46,19 +47,25 @@ const HOLD: &[&str] = &["sh", "-c", "echo started; cat; echo ended; exit 3"];
 
 /// `officer-exec --server URL OPTIONS -- WORDS`, with an environment that configures nothing.
 pub(crate) fn officer_exec(url: &str, options: &[&str], words: &[&str]) -> Peer {
+    officer_exec_with(&[], url, options, words)
+}
+
+/// The same with variables.
+pub(crate) fn officer_exec_with(
+    variables: &[(&str, &Path)],
+    url: &str,
+    options: &[&str],
+    words: &[&str],
+) -> Peer {
     let mut command = Command::new(env!("CARGO_BIN_EXE_officer-exec"));
     for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("OFFICER_") || name == "ZKHOSTS" {
+        if name.to_string_lossy().starts_with("OFFICER_") || name == "ZKHOSTS" || name == "SSL_CERT_FILE" {
             command.env_remove(name);
         }
     }
-    Peer::start(
-        {
-            command.args(["--server", url]).args(options).arg("--").args(words);
-            command
-        },
-        "cargo",
-    )
+    command.envs(variables.iter().copied());
+    command.args(["--server", url]).args(options).arg("--").args(words);
+    Peer::start(command, "cargo")
 }
 
 pub(crate) async fn the_command_runs_and_is_told_of_its_lock<E: Engine>() {
