@@ -220,7 +220,8 @@ impl Flood {
                     match std::io::Write::write(&mut stream, &lines.as_bytes()[at..]) {
                         Ok(count) => at = (at + count) % lines.len(),
                         Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                        Err(error) => panic!("{error}"),
+                        // Also an answer: the server has closed it.
+                        Err(_) => return,
                     }
                 }
             }

@@ -103,7 +103,7 @@ impl<'a> Request<'a> {
     }
 
     /// Reads any line, and says what is wrong with it.
-    pub(super) fn parse_any(text: &'a str) -> Result<Self, Refusal> {
+    pub(crate) fn parse_any(text: &'a str) -> Result<Self, Refusal> {
         let fields: Fields<'a> = serde_json::from_str(text).map_err(|e| {
             Refusal::new(ErrorCode::BadJson, format!("the line must be one JSON object: {e}"))
         })?;

@@ -20,6 +20,8 @@ mod bounds;
 mod commands;
 mod connection;
 mod event_loop;
+#[doc(hidden)]
+pub mod fuzzing;
 mod listener;
 mod listing;
 mod operators;
