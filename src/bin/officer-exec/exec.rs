@@ -227,6 +227,7 @@ fn not_started(plan: &Plan, error: &StartError) -> ExitStatus {
         }
     }
 }
+        StartError::TooLate { .. } => ExitStatus::Lost,
 
 /// Gives the lock back and says whether that was confirmed, of a lock that was not lost before. Also
 /// one that was revoked is given back: it passes on then. A signal that would end a wait leaves the
