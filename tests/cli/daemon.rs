@@ -60,7 +60,7 @@ fn start_comes_back_when_the_server_serves_and_stop_when_it_has_ended() {
     assert_eq!((status.code, status.stdout.as_str()), (Some(3), "not running\n"));
     assert!(!daemon.path().join("officer.pid").exists());
     let log = std::fs::read_to_string(daemon.path().join("officer.log")).unwrap();
-    assert!(log.contains("listening") && log.contains("ending"), "{log}");
+    assert!(log.contains("listening") && log.contains("ended"), "{log}");
 }
 
 #[test]
@@ -118,4 +118,17 @@ fn a_start_that_fails_says_why() {
     assert_eq!(failed.code, Some(70));
     assert!(failed.stderr.contains("cannot listen on /proc/nowhere"), "{}", failed.stderr);
     assert_eq!(daemon.serve("status").code, Some(3));
+}
+
+#[test]
+fn a_file_that_is_no_socket_is_not_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("precious");
+    std::fs::write(&file, "data").unwrap();
+    let mut command = officer_exec();
+    command.args(["serve", "--ephemeral", "-o", "UNIX", "-f"]).arg(&file);
+    let refused = finish(&mut command);
+    assert_eq!(refused.code, Some(70), "{}", refused.stderr);
+    assert!(refused.stderr.contains("no socket"), "{}", refused.stderr);
+    assert_eq!(std::fs::read_to_string(file).unwrap(), "data");
 }

@@ -13,7 +13,7 @@ use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::unistd::Pid;
 use officer::boot_time::BootTime;
 
-use crate::support::is_alive;
+use crate::support::{is_alive, processes};
 
 const EVERY: Duration = Duration::from_millis(2);
 
@@ -158,6 +158,7 @@ pub(crate) struct Beats {
 /// One tree under the lock.
 #[derive(Debug, Default)]
 pub(crate) struct Run {
+    token: u64,
     /// All its beats, in the order of time.
     pub(crate) stamps: Vec<BootTime>,
     pub(crate) pids: BTreeSet<(i32, char)>,
@@ -180,7 +181,9 @@ impl Beats {
     fn take(&mut self, line: &str) -> Option<()> {
         let words: Vec<&str> = line.split_whitespace().collect();
         let [kind, value, token, pid, role] = words[..] else { return None };
-        let run = self.runs.entry(token.parse().ok()?).or_default();
+        let token = token.parse().ok()?;
+        let run = self.runs.entry(token).or_default();
+        run.token = token;
         run.pids.insert((pid.parse().ok()?, role.chars().next()?));
         match kind {
             "b" => run.stamps.push(BootTime::from_since_boot(Duration::from_nanos(value.parse().ok()?))),
@@ -201,15 +204,15 @@ impl Run {
         Pid::from_raw(found.expect("it has beaten").0)
     }
 
-    /// How many of its processes live; an id may be a stranger's by now.
+    /// How many of its processes live, in whichever namespace: those that beat under its token.
     pub(crate) fn alive(&self, file: &Path) -> usize {
-        let file = file.as_os_str().as_encoded_bytes();
-        let is_ours = |pid: Pid| {
-            let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            words.split(|&byte| byte == 0).any(|word| word == file)
+        let token = format!("OFFICER_TOKEN={}", self.token);
+        let beats = |pid: &Pid| {
+            is_alive(*pid)
+                && has(*pid, "cmdline", file.as_os_str().as_encoded_bytes())
+                && has(*pid, "environ", token.as_bytes())
         };
-        let pids = self.pids.iter().map(|&(pid, _)| Pid::from_raw(pid));
-        pids.filter(|&pid| is_alive(pid) && is_ours(pid)).count()
+        processes().into_iter().filter(|pid| beats(pid) && !is_our_own(*pid)).count()
     }
 
     pub(crate) fn first(&self) -> BootTime {
@@ -219,4 +222,16 @@ impl Run {
     pub(crate) fn last(&self) -> BootTime {
         *self.stamps.last().expect("it has beaten")
     }
+}
+
+/// Whether a file of /proc about this process has this word.
+fn has(pid: Pid, file: &str, word: &[u8]) -> bool {
+    let words = std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+    words.split(|&byte| byte == 0).any(|found| found == word)
+}
+
+/// A wrapper or guardian has the command's words among its own.
+fn is_our_own(pid: Pid) -> bool {
+    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    name.starts_with("officer-")
 }

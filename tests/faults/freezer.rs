@@ -1,20 +1,22 @@
 //! A paused machine: wrapper, guardian and tree stand still together for longer than the lease, and
 //! go on together. The kernel's cgroup freezer does it.
 
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use officer::boot_time::BootTime;
 
 use crate::beats::OnTerm;
-use crate::scene::{Ending, LONG, Scene, expect_code, lasting};
+use crate::scene::{Ending, Holder, LONG, SHORT, Scene, expect_code, lasting};
 use crate::support::wait_until;
 use crate::table::Proof;
 
 crate::faults![
     a_thawed_tree_is_dead_at_once: "whole tree frozen, then thawed (a paused machine)",
+    a_short_pause_costs_nothing: "whole tree frozen for 300 ms",
 ];
 
 /// How long an old command may live after the thaw, on a machine that has time for us.
@@ -37,7 +39,9 @@ enum Kind {
 impl Freezer {
     /// `None`: this machine has none that we may use.
     fn new() -> Option<Self> {
-        let name = format!("officer-exec-faults-{}", std::process::id());
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("officer-exec-faults-{}-{number}", std::process::id());
         let places = [
             ("/sys/fs/cgroup/freezer", Kind::State),
             ("/sys/fs/cgroup", Kind::Freeze),
@@ -133,15 +137,23 @@ impl Drop for Noise {
     }
 }
 
-fn a_thawed_tree_is_dead_at_once() -> Proof {
-    use std::os::unix::process::CommandExt;
-    let Some(freezer) = Freezer::new() else { return Proof::Skipped("no cgroup freezer may be used here") };
+/// A holder that can be frozen with all that belongs to it; `Err`: not here.
+fn scene_in_a_freezer() -> Result<(Freezer, Scene, Holder), Proof> {
+    let freezer = Freezer::new().ok_or(Proof::Skipped("no cgroup freezer may be used here"))?;
     let scene = Scene::new();
     let procs = freezer.folder.join("cgroup.procs");
     let mut command = scene.holding_command(&scene.server.url(), OnTerm::Ignores);
     // SAFETY: it opens and writes a file by a path made before; nothing else runs in the child.
     unsafe { command.pre_exec(move || std::fs::write(&procs, "0")) };
     let holder = scene.hold_by(&mut command);
+    Ok((freezer, scene, holder))
+}
+
+fn a_thawed_tree_is_dead_at_once() -> Proof {
+    let (freezer, scene, holder) = match scene_in_a_freezer() {
+        Ok(frozen) => frozen,
+        Err(proof) => return proof,
+    };
     let next = scene.next();
     let begun = BootTime::now();
     freezer.freeze();
@@ -159,4 +171,22 @@ fn a_thawed_tree_is_dead_at_once() -> Proof {
         assert!(alive <= allowed, "alive for {alive:?} after the thaw, {allowed:?} is allowed");
     }
     proof
+}
+
+fn a_short_pause_costs_nothing() -> Proof {
+    let (freezer, scene, mut holder) = match scene_in_a_freezer() {
+        Ok(frozen) => frozen,
+        Err(proof) => return proof,
+    };
+    let next = scene.next();
+    freezer.freeze();
+    lasting(SHORT);
+    freezer.thaw();
+    lasting(LONG);
+    assert!(holder.wrapper.is_running());
+    let told = BootTime::now();
+    scene.tell_to_end();
+    let (code, said) = holder.ended_saying();
+    expect_code(code, 0, &said);
+    scene.judge(next, Ending::new(code, told).prompt())
 }

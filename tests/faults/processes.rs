@@ -5,7 +5,7 @@ use officer::boot_time::BootTime;
 
 use crate::beats::{OnTerm, Until};
 use crate::scene::{Ending, Holder, LONG, Scene, expect_code, lasting};
-use crate::support::wait_until;
+use crate::support::{finish, officer_exec, wait_until};
 use crate::table::Proof;
 
 crate::faults![
@@ -17,12 +17,16 @@ crate::faults![
     a_killed_guardian_is_stood_in_for: "guardian SIGKILL",
     a_stopped_guardian_costs_nothing: "guardian SIGSTOP, then SIGCONT",
     a_stopped_guardian_is_woken_at_the_deadline: "guardian SIGSTOP, and the server gone",
+    a_stopped_guardian_sees_the_command_end: "guardian SIGSTOP, and the command ends",
+    a_stopped_guardian_is_woken_to_stop: "guardian SIGSTOP, wrapper SIGTERM",
     a_guardian_does_not_hear_sigterm: "guardian SIGTERM",
+    an_isolated_tree_dies_with_wrapper_and_guardian: "wrapper and guardian SIGKILL at once, with --isolate",
     a_killed_command_takes_its_daemon_along: "command SIGKILL",
     a_stopped_command_keeps_the_lock: "command SIGSTOP, then SIGCONT",
     a_terminated_command_takes_its_daemon_along: "command SIGTERM",
     a_daemon_does_not_outlive_the_command: "command exits, its daemon lives",
     a_job_longer_than_the_lease_keeps_the_lock: "job longer than the lease, no fault",
+    a_command_that_ends_under_a_stopped_wrapper_has_its_own_code: "wrapper SIGSTOP, the command ends, then SIGCONT",
     a_killed_waiter_is_skipped: "waiting wrapper SIGKILL",
     a_waiter_that_slept_through_its_grant_asks_again: "waiting wrapper SIGSTOP while granted, then SIGCONT",
 ];
@@ -146,6 +150,38 @@ fn a_stopped_guardian_is_woken_at_the_deadline() -> Proof {
     scene.judge(next, Ending::new(code, begun))
 }
 
+fn a_stopped_guardian_sees_the_command_end() -> Proof {
+    unharmed_by(|_, holder| holder.signal(holder.guardian, Signal::SIGSTOP))
+}
+
+fn a_stopped_guardian_is_woken_to_stop() -> Proof {
+    promptly_under(
+        |_, holder| {
+            holder.signal(holder.guardian, Signal::SIGSTOP);
+            holder.wrapper.signal(Signal::SIGTERM);
+        },
+        Some(KILLED),
+    )
+}
+
+/// Nobody is left to give the lock back, so its lease ends it.
+fn an_isolated_tree_dies_with_wrapper_and_guardian() -> Proof {
+    let scene = Scene::new();
+    if finish(officer_exec().args(["-s", &scene.server.url(), "--isolate", "true"])).code != Some(0) {
+        return Proof::Skipped("PID namespaces aren't allowed here");
+    }
+    let mut command = scene.holding_command(&scene.server.url(), OnTerm::Ignores);
+    let holder = scene.hold_by(command.env("OFFICER_ISOLATE", "true"));
+    let next = scene.next();
+    let begun = BootTime::now();
+    // Stopped, it can't do anything between the two.
+    holder.signal(holder.guardian, Signal::SIGSTOP);
+    holder.wrapper.signal(Signal::SIGKILL);
+    holder.signal(holder.guardian, Signal::SIGKILL);
+    let (code, _) = holder.ended_saying();
+    scene.judge(next, Ending::new(code, begun))
+}
+
 fn a_guardian_does_not_hear_sigterm() -> Proof {
     unharmed_by(|_, holder| holder.signal(holder.guardian, Signal::SIGTERM))
 }
@@ -182,6 +218,18 @@ fn a_job_longer_than_the_lease_keeps_the_lock() -> Proof {
         lasting(LONG);
         wait_until("nobody else has run", || scene.runs() == 1);
     })
+}
+
+fn a_command_that_ends_under_a_stopped_wrapper_has_its_own_code() -> Proof {
+    under(
+        |scene, holder| {
+            holder.wrapper.signal(Signal::SIGSTOP);
+            scene.tell_to_end();
+            lasting(LONG);
+            holder.wrapper.signal(Signal::SIGCONT);
+        },
+        Some(0),
+    )
 }
 
 fn a_killed_waiter_is_skipped() -> Proof {

@@ -4,6 +4,7 @@
 use std::io::Read;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
@@ -22,8 +23,12 @@ crate::faults![
     a_server_replaced_after_long_loses_the_lock: "server SIGKILL, replaced by another copy after the fault",
     a_server_stopped_for_long_loses_the_lock: "server SIGSTOP, then SIGCONT",
     a_server_stopped_for_a_moment_costs_nothing: "server SIGSTOP for 300 ms",
+    a_server_killed_again_and_again_doubles_nobody: "server SIGKILL and back again and again, eight in the queue",
     a_server_without_descriptors_serves_whom_it_has: "server out of file descriptors",
 ];
+
+/// Not in step with anything else.
+const BETWEEN_KILLS: Duration = Duration::from_millis(130);
 
 /// Nobody notices; the hand-over is measured from the command's own end.
 fn costs_nothing(fault: impl FnOnce(&mut Scene)) -> Proof {
@@ -112,6 +117,23 @@ fn a_server_stopped_for_a_moment_costs_nothing() -> Proof {
         lasting(SHORT);
         scene.server.signal(Signal::SIGCONT);
     })
+}
+
+fn a_server_killed_again_and_again_doubles_nobody() -> Proof {
+    const QUEUE: usize = 8;
+    let mut scene = Scene::new();
+    let holder = scene.hold();
+    let nexts: Vec<_> = (0..QUEUE).map(|_| scene.next()).collect();
+    let told = BootTime::now();
+    scene.tell_to_end();
+    while scene.runs() < 1 + QUEUE {
+        scene.server.end(Signal::SIGKILL);
+        scene.server.start();
+        lasting(BETWEEN_KILLS);
+    }
+    let (code, said) = holder.ended_saying();
+    expect_code(code, 0, &said);
+    scene.judge_all(nexts, Ending::new(code, told))
 }
 
 fn a_server_without_descriptors_serves_whom_it_has() -> Proof {

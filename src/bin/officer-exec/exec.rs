@@ -26,6 +26,10 @@ const RELEASE_BOUND: Duration = Duration::from_secs(10);
 /// the lock on at once, whatever it has heard from us before.
 const LEAST_RELEASE_BOUND: Duration = Duration::from_millis(200);
 
+/// The same once a signal has asked us to end. Whoever signals our whole group, as shells and service
+/// managers do, ends the command by it too: that signal must not keep the lock from the next one.
+const HURRIED_RELEASE_BOUND: Duration = Duration::from_secs(2);
+
 /// Runs the plan's command under its lock.
 pub fn run(plan: Plan) -> ExitStatus {
     // Before anything that may make a thread: what is forked later would be a copy of one thread only.
@@ -187,7 +191,7 @@ fn not_acquired(plan: &Plan, error: &AcquireError) -> ExitStatus {
 }
 
 /// What the guardian is to start, and what it must know if we die.
-fn launch(plan: &Plan, env: Vec<(OsString, OsString)>, guard: &dyn Guard, lease: &Lease) -> Launch {
+fn launch(plan: &Plan, env: Vec<(OsString, Option<OsString>)>, guard: &dyn Guard, lease: &Lease) -> Launch {
     let will = guard.will().map(|will| LastWill {
         argv: vec!["officer-exec".into(), last_will::VERB.into()],
         stdin: serde_json::to_vec(&will).expect("a will has only texts"),
@@ -202,17 +206,18 @@ fn launch(plan: &Plan, env: Vec<(OsString, OsString)>, guard: &dyn Guard, lease:
     }
 }
 
-/// What the command is told of its lock.
-fn environment(plan: &Plan, grant: &Grant) -> Vec<(OsString, OsString)> {
-    let mut variables = vec![
-        ("OFFICER_LOCK", grant.name.clone()),
-        ("OFFICER_LIMIT", plan.wanted.limit.to_string()),
-        ("OFFICER_SERVER", plan.server.to_string()),
+/// What the command is told of its lock. What an engine doesn't have is taken out: it would be the
+/// token of a lock around this one.
+fn environment(plan: &Plan, grant: &Grant) -> Vec<(OsString, Option<OsString>)> {
+    let variables = [
+        ("OFFICER_LOCK", Some(grant.name.clone())),
+        ("OFFICER_LIMIT", Some(plan.wanted.limit.to_string())),
+        ("OFFICER_SERVER", Some(plan.server.to_string())),
+        ("OFFICER_TOKEN", grant.token.map(|token| token.to_string())),
+        ("OFFICER_SLOT", grant.slot.map(|slot| slot.to_string())),
     ];
-    variables.extend(grant.token.map(|token| ("OFFICER_TOKEN", token.to_string())));
-    variables.extend(grant.slot.map(|slot| ("OFFICER_SLOT", slot.to_string())));
-    let own = variables.into_iter().map(|(name, value)| (name.into(), value.into()));
-    let engines = grant.env.iter().map(|(name, value)| (name.into(), value.into()));
+    let own = variables.into_iter().map(|(name, value)| (name.into(), value.map(OsString::from)));
+    let engines = grant.env.iter().map(|(name, value)| (name.into(), Some(value.into())));
     own.chain(engines).collect()
 }
 
@@ -226,6 +231,7 @@ fn not_started(plan: &Plan, error: &StartError) -> ExitStatus {
             ExitStatus::NotFound
         }
         StartError::CannotRun { .. } => ExitStatus::CannotRun,
+        StartError::TooLate { .. } => ExitStatus::Lost,
         StartError::CannotIsolate { .. } | StartError::GuardianGone | StartError::Refused(_) => {
             ExitStatus::Internal
         }
@@ -233,20 +239,23 @@ fn not_started(plan: &Plan, error: &StartError) -> ExitStatus {
 }
 
 /// Gives the lock back, if it may still count as ours, and says whether that was confirmed. A signal
-/// that would end a wait leaves the rest to the lease.
+/// that would end a wait shortens the time for it; the rest is left to the lease.
 async fn release(guard: Box<dyn Guard>, lease: &Lease, signals: &mut Signals) -> bool {
     if !lease.may_be_ours() {
         return false;
     }
     let left = lease.end().map(|end| end.saturating_since(BootTime::now()));
     let bound = left.map_or(RELEASE_BOUND, |left| left.max(LEAST_RELEASE_BOUND));
-    tokio::select! {
-        released = guard.release(bound) => match released {
-            Ok(()) => return true,
-            Err(error) if left == Some(Duration::ZERO) => tracing::info!("{error}; its lease is over"),
-            Err(error) => tracing::warn!("{error}; its lease ends it"),
-        },
-        _ = ending_signal(signals) => tracing::warn!("interrupted while giving the lock back; its lease ends it"),
+    let mut releasing = guard.release(bound);
+    let released = tokio::select! {
+        released = &mut releasing => Ok(released),
+        _ = ending_signal(signals) => tokio::time::timeout(HURRIED_RELEASE_BOUND, releasing).await,
+    };
+    match released {
+        Ok(Ok(())) => return true,
+        Ok(Err(error)) if left == Some(Duration::ZERO) => tracing::info!("{error}; its lease is over"),
+        Ok(Err(error)) => tracing::warn!("{error}; its lease ends it"),
+        Err(_) => tracing::warn!("interrupted while giving the lock back; its lease ends it"),
     }
     false
 }

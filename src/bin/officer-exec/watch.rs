@@ -44,6 +44,8 @@ pub struct Watch<'a> {
     /// Until when the lock is kept although the command has ended.
     min_hold_until: Option<BootTime>,
     stopped: Option<Stopped>,
+    /// A TERM came; the next one kills.
+    termed: bool,
     guardian_died: bool,
     tree: Tree,
 }
@@ -97,6 +99,7 @@ impl<'a> Watch<'a> {
             max_hold_at: plan.max_hold.map(|hold| granted + hold),
             min_hold_until: plan.min_hold.map(|hold| granted + hold),
             stopped: None,
+            termed: false,
             guardian_died: false,
             tree: Tree::Running,
         }
@@ -111,18 +114,19 @@ impl<'a> Watch<'a> {
                 return self.tell(report);
             }
             let heard = self.next().await;
-            // Time first: after a pause, what was heard in it may hide that the deadline has passed.
-            self.act(BootTime::now());
             self.take(heard);
         }
     }
 
     async fn next(&mut self) -> Heard {
         let wake = self.wake();
+        // The tree comes first: a command that ended by itself while we were stopped was not ended
+        // by us, however late it is now. Time may come last, for it is looked at in every round.
         tokio::select! {
+            biased;
             event = self.guardian.event(), if !self.tree.is_dead() => Heard::Tree(event),
-            event = self.guard.event(), if !self.engine_done => Heard::Lease(event),
             received = self.signals.next() => Heard::Signal(received.expect("our own pipe can be read")),
+            event = self.guard.event(), if !self.engine_done => Heard::Lease(event),
             woken = self.timer.sleep_until(wake) => {
                 woken.expect("a timer that was made can be set");
                 Heard::Time
@@ -133,7 +137,11 @@ impl<'a> Watch<'a> {
     fn take(&mut self, heard: Heard) {
         match heard {
             Heard::Tree(event) => self.heard_of_tree(event),
-            Heard::Lease(event) => self.heard_of_lease(event),
+            Heard::Lease(event) => {
+                // Time first: after a pause, what was heard in it may hide that the deadline has passed.
+                self.act(BootTime::now());
+                self.heard_of_lease(event);
+            }
             Heard::Signal(received) => self.received(received),
             Heard::Time => {}
         }
@@ -153,7 +161,8 @@ impl<'a> Watch<'a> {
         }
         if self.max_hold_at.is_some_and(|at| at <= now) {
             self.max_hold_at = None;
-            if self.tree == Tree::Running {
+            // Also what the command left behind: it holds the lock as well.
+            if !self.tree.is_dead() {
                 tracing::warn!(lock = self.name(), "held for --max-hold, stopping the command");
                 self.note_stop(Stopped::TooLong);
                 self.guardian.stop();
@@ -276,7 +285,7 @@ impl<'a> Watch<'a> {
         match self.tree {
             Tree::Dead(_) => self.min_hold_until = None,
             Tree::Running | Tree::Ended(_) if signal == Signal::SIGTERM => {
-                if self.stopped.is_some() {
+                if self.stopped.is_some() || std::mem::replace(&mut self.termed, true) {
                     self.guardian.kill();
                 } else {
                     self.note_stop(Stopped::Asked);
