@@ -45,6 +45,8 @@ pub(super) enum Stage {
     Isolate,
     /// It could not become its program.
     Execute,
+    /// Its kill deadline had passed before.
+    Deadline,
 }
 
 impl Program {
@@ -105,6 +107,7 @@ impl Failure {
         // Nobody to tell if this fails; the exit code is what a shell would give.
         let _ = write(pipe, &[stage, a, b, c, d]);
     }
+            Stage::Deadline => DEADLINE,
 }
 
 /// The stages in the pipe.
@@ -115,6 +118,7 @@ impl Starting {
     pub(super) fn new(pid: Pid, answer: OwnedFd) -> Self {
         Self { pid, answer }
     }
+const DEADLINE: u8 = b'd';
 
     /// The result of exec; to be asked when [`Starting::as_fd`] can be read, else it blocks.
     pub(super) fn result(self) -> Result<Pid, Failure> {
@@ -122,7 +126,11 @@ impl Starting {
         match File::from(self.answer).read_exact(&mut told) {
             Ok(()) => {
                 let [stage, errno @ ..] = told;
-                let stage = if stage == ISOLATE { Stage::Isolate } else { Stage::Execute };
+                let stage = match stage {
+                    ISOLATE => Stage::Isolate,
+                    DEADLINE => Stage::Deadline,
+                    _ => Stage::Execute,
+                };
                 Err(Failure { stage, errno: Errno::from_raw(i32::from_ne_bytes(errno)) })
             }
             // Closed without a word: it is the program now, or has died on the way.

@@ -45,6 +45,12 @@ pub enum StartError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// Its kill deadline had passed before it was started; nothing runs.
+    #[error("cannot start {}: its time was over before", program.display())]
+    TooLate {
+        /// Its name as it was given.
+        program: OsString,
+    },
     /// The guardian is gone; nothing runs.
     #[error("cannot start the command: the guardian is gone")]
     GuardianGone,

@@ -400,7 +400,11 @@ impl Guard {
         let mut letter = Letter::open(letter)?;
         self.will = letter.will.take();
         let kill_deadline = letter.kill_deadline();
-        let started = self.start_program(letter);
+        let started = match kill_deadline {
+            // The wrapper or the host stood still since the grant: another one may hold the lock.
+            Some(at) if at <= BootTime::now() => Err(Failure { stage: Stage::Deadline, errno: Errno::ETIME }),
+            Some(_) | None => self.start_program(letter),
+        };
         // From here on signals to the wrapper's process group and terminal are none of our business.
         // It fails if it was done before, which is as good.
         let _ = setsid();

@@ -104,6 +104,7 @@ impl Guardian {
                     (command::Stage::Isolate, errno) => {
                         StartError::CannotIsolate { program, source: errno.into() }
                     }
+                    (command::Stage::Deadline, _) => StartError::TooLate { program },
                 })
             }
             Heard::Report(report) => unreachable!("before the command was started: {report:?}"),

@@ -1,5 +1,7 @@
 //! How the command ended is told as it was.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use crate::driver::Setting;
@@ -10,6 +12,7 @@ crate::promises![
     every_deadly_signal_passes_through,
     a_missing_program_is_not_found,
     a_file_that_is_no_program_cannot_run,
+    what_is_past_its_deadline_is_not_started,
     a_guardian_is_not_forked_from_a_threaded_process,
 ];
 
@@ -47,6 +50,14 @@ fn a_file_that_is_no_program_cannot_run() {
     let told = wrapper.event("not_started");
     assert!(told["error"].as_str().unwrap().starts_with("CannotRun"), "{told}");
     assert_eq!(wrapper.code(), NOT_STARTED);
+}
+
+fn what_is_past_its_deadline_is_not_started() {
+    let mut wrapper = Setting::script("echo it ran").deadline(Duration::ZERO).start();
+    let told = wrapper.event("not_started");
+    assert!(told["error"].as_str().unwrap().starts_with("TooLate"), "{told}");
+    assert_eq!(wrapper.code(), NOT_STARTED);
+    assert_eq!(wrapper.line(), "");
 }
 
 fn a_guardian_is_not_forked_from_a_threaded_process() {
