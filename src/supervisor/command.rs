@@ -50,11 +50,16 @@ pub(super) enum Stage {
 }
 
 impl Program {
-    /// This command line in our environment with `added` to it.
-    pub(super) fn new(argv: Vec<OsString>, added: Vec<(OsString, OsString)>) -> Result<Self, Errno> {
-        let env: BTreeMap<OsString, OsString> = std::env::vars_os().chain(added).collect();
+    /// This command line in our environment with `changes` to it; `None` takes a variable out.
+    pub(super) fn new(
+        argv: Vec<OsString>,
+        changes: Vec<(OsString, Option<OsString>)>,
+    ) -> Result<Self, Errno> {
+        let inherited = std::env::vars_os().map(|(name, value)| (name, Some(value)));
+        let env: BTreeMap<OsString, Option<OsString>> = inherited.chain(changes).collect();
+        let env = env.into_iter().filter_map(|(name, value)| Some((name, value?)));
         let argv = argv.into_iter().map(c_string).collect::<Result<Vec<_>, _>>()?;
-        let env = env.into_iter().map(|(name, value)| variable(name, value)).collect::<Result<_, _>>()?;
+        let env = env.map(|(name, value)| variable(name, value)).collect::<Result<_, _>>()?;
         if argv.is_empty() { Err(Errno::EINVAL) } else { Ok(Self { argv, env }) }
     }
 
@@ -102,23 +107,23 @@ impl Failure {
         let stage = match self.stage {
             Stage::Isolate => ISOLATE,
             Stage::Execute => EXECUTE,
+            Stage::Deadline => DEADLINE,
         };
         let [a, b, c, d] = (self.errno as i32).to_ne_bytes();
         // Nobody to tell if this fails; the exit code is what a shell would give.
         let _ = write(pipe, &[stage, a, b, c, d]);
     }
-            Stage::Deadline => DEADLINE,
 }
 
 /// The stages in the pipe.
 const ISOLATE: u8 = b'i';
 const EXECUTE: u8 = b'x';
+const DEADLINE: u8 = b'd';
 
 impl Starting {
     pub(super) fn new(pid: Pid, answer: OwnedFd) -> Self {
         Self { pid, answer }
     }
-const DEADLINE: u8 = b'd';
 
     /// The result of exec; to be asked when [`Starting::as_fd`] can be read, else it blocks.
     pub(super) fn result(self) -> Result<Pid, Failure> {

@@ -17,8 +17,8 @@ use crate::boot_time::BootTime;
 pub struct Launch {
     /// The program, looked up in PATH, and its arguments.
     pub argv: Vec<OsString>,
-    /// Added to the environment that we have.
-    pub env: Vec<(OsString, OsString)>,
+    /// Changes to the environment that we have; `None` takes a variable out.
+    pub env: Vec<(OsString, Option<OsString>)>,
     /// In a PID namespace of its own, where the kernel allows it: then nothing survives even SIGKILL
     /// of wrapper and guardian at once.
     pub isolate: bool,
@@ -51,7 +51,7 @@ impl std::fmt::Debug for LastWill {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Letter {
     pub(super) argv: Vec<OsString>,
-    pub(super) env: Vec<(OsString, OsString)>,
+    pub(super) env: Vec<(OsString, Option<OsString>)>,
     pub(super) isolate: bool,
     kill_deadline_since_boot: Option<Duration>,
     pub(super) will: Option<LastWill>,
@@ -101,7 +101,7 @@ mod tests {
     fn a_letter_arrives_as_it_was_written() {
         let launch = Launch {
             argv: vec!["sh".into(), OsString::from_vec(vec![0xff, b'x'])],
-            env: vec![("A".into(), "b".into())],
+            env: vec![("A".into(), Some("b".into()))],
             isolate: true,
             kill_deadline: Some(BootTime::from_since_boot(Duration::from_nanos(1_234_567_891))),
             will: Some(LastWill { argv: vec!["officer-exec".into()], stdin: vec![0, 255] }),

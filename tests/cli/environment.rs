@@ -1,8 +1,9 @@
 //! What the command is told, and what it must not be told.
 
+use std::io::{BufRead, BufReader, Write};
 use std::process::Command;
 
-use crate::support::{Server, finish, sh};
+use crate::support::{Server, finish, officer_exec, sh};
 
 #[test]
 fn the_command_knows_its_lock() {
@@ -44,4 +45,24 @@ fn no_descriptor_of_ours_reaches_the_command() {
     let words = ["ls", "-v", "/proc/self/fd"];
     let bare = finish(Command::new(words[0]).args(&words[1..]));
     assert_eq!(server.run(&[], &words).stdout, bare.stdout);
+}
+
+#[test]
+fn a_lock_without_a_token_hides_the_token_of_the_lock_around_it() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("officer://{}", listener.local_addr().unwrap());
+    // An original Officer server, as far as one command needs it.
+    std::thread::spawn(move || {
+        let (stream, _) = listener.accept().unwrap();
+        for line in BufReader::new(&stream).lines().map_while(Result::ok) {
+            let result = if line.contains("unlock") { "released" } else { "acquired" };
+            writeln!(&stream, r#"{{"result":"{result}","name":"a"}}"#).unwrap();
+        }
+    });
+    let mut command = officer_exec();
+    command.envs([("OFFICER_TOKEN", "7"), ("OFFICER_SLOT", "3")]);
+    command.args(["-s", &url, "--ttl", "0", "-i", "a", "--"]);
+    command.args(["sh", "-c", "echo ${OFFICER_LOCK} ${OFFICER_TOKEN-none} ${OFFICER_SLOT-none}"]);
+    let finished = finish(&mut command);
+    assert_eq!((finished.code, finished.stdout.as_str()), (Some(0), "a none none\n"), "{}", finished.stderr);
 }

@@ -106,7 +106,7 @@ fn launch(plan: &Plan) -> Launch {
     let ourselves = OsString::from("officer-will");
     Launch {
         argv: plan.argv.clone(),
-        env: vec![("OFFICER_TEST".into(), "a value".into())],
+        env: vec![("OFFICER_TEST".into(), Some("a value".into()))],
         isolate: plan.isolate,
         kill_deadline: plan.deadline.map(|after| BootTime::now() + after),
         will: plan

@@ -183,7 +183,7 @@ fn not_acquired(plan: &Plan, error: &AcquireError) -> ExitStatus {
 }
 
 /// What the guardian is to start, and what it must know if we die.
-fn launch(plan: &Plan, env: Vec<(OsString, OsString)>, guard: &dyn Guard, lease: &Lease) -> Launch {
+fn launch(plan: &Plan, env: Vec<(OsString, Option<OsString>)>, guard: &dyn Guard, lease: &Lease) -> Launch {
     let will = guard.will().map(|will| LastWill {
         argv: vec!["officer-exec".into(), last_will::VERB.into()],
         stdin: serde_json::to_vec(&will).expect("a will has only texts"),
@@ -198,17 +198,18 @@ fn launch(plan: &Plan, env: Vec<(OsString, OsString)>, guard: &dyn Guard, lease:
     }
 }
 
-/// What the command is told of its lock.
-fn environment(plan: &Plan, grant: &Grant) -> Vec<(OsString, OsString)> {
-    let mut variables = vec![
-        ("OFFICER_LOCK", grant.name.clone()),
-        ("OFFICER_LIMIT", plan.wanted.limit.to_string()),
-        ("OFFICER_SERVER", plan.server.to_string()),
+/// What the command is told of its lock. What an engine doesn't have is taken out: it would be the
+/// token of a lock around this one.
+fn environment(plan: &Plan, grant: &Grant) -> Vec<(OsString, Option<OsString>)> {
+    let variables = [
+        ("OFFICER_LOCK", Some(grant.name.clone())),
+        ("OFFICER_LIMIT", Some(plan.wanted.limit.to_string())),
+        ("OFFICER_SERVER", Some(plan.server.to_string())),
+        ("OFFICER_TOKEN", grant.token.map(|token| token.to_string())),
+        ("OFFICER_SLOT", grant.slot.map(|slot| slot.to_string())),
     ];
-    variables.extend(grant.token.map(|token| ("OFFICER_TOKEN", token.to_string())));
-    variables.extend(grant.slot.map(|slot| ("OFFICER_SLOT", slot.to_string())));
-    let own = variables.into_iter().map(|(name, value)| (name.into(), value.into()));
-    let engines = grant.env.iter().map(|(name, value)| (name.into(), value.into()));
+    let own = variables.into_iter().map(|(name, value)| (name.into(), value.map(OsString::from)));
+    let engines = grant.env.iter().map(|(name, value)| (name.into(), Some(value.into())));
     own.chain(engines).collect()
 }
 

@@ -35,13 +35,13 @@ pub enum Occasion {
 /// The hooks of one run.
 pub struct Hooks {
     lines: HookLines,
-    environment: Vec<(OsString, OsString)>,
+    environment: Vec<(OsString, Option<OsString>)>,
     running: Vec<JoinHandle<()>>,
 }
 
 impl Hooks {
     /// Hooks with what the command is told of its lock.
-    pub fn new(lines: HookLines, environment: Vec<(OsString, OsString)>) -> Self {
+    pub fn new(lines: HookLines, environment: Vec<(OsString, Option<OsString>)>) -> Self {
         Self { lines, environment, running: Vec::new() }
     }
 
@@ -49,7 +49,13 @@ impl Hooks {
     pub fn start(&mut self, occasion: Occasion) -> Option<Pid> {
         let line = occasion.line(&self.lines)?;
         let mut command = Command::new("sh");
-        command.arg("-c").arg(line).envs(self.environment.iter().cloned());
+        command.arg("-c").arg(line);
+        for (name, value) in &self.environment {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
         command.env("OFFICER_HOOK", occasion.name());
         // Stdout is the command's own. A group, so that all of it can be ended.
         command.stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
