@@ -77,3 +77,12 @@ fn freeze_lets_the_tree_stand_still_while_the_server_is_away() {
     running.expect_line("went on");
     assert_eq!(running.finish().code, Some(0));
 }
+
+#[test]
+fn max_hold_ends_what_the_command_left_behind() {
+    let server = Server::start();
+    let options = ["--leftovers", "wait", "--max-hold", "300ms"];
+    let finished = server.run(&options, &["sh", "-c", "setsid sleep 1000 & exit 4"]);
+    assert_eq!(finished.code, Some(4), "{}", finished.stderr);
+    assert!(finished.stderr.contains("--max-hold"), "{}", finished.stderr);
+}

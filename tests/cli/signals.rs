@@ -1,8 +1,9 @@
 //! Signals to the wrapper: what is forwarded, and how a stop goes.
 
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 
-use crate::support::{LONG_TTL, Running, Server, sh};
+use crate::support::{LONG_TTL, Running, Server, children, guardian_of, sh, wait_until};
 
 /// Says which signals it gets, and ends at end of file.
 const REPORTER: &str = "for s in HUP INT USR1 USR2 QUIT; do trap \"echo got $s\" $s; done; \
@@ -81,4 +82,41 @@ fn nohup_is_respected() {
     running.write_line("still here");
     running.expect_line("still here");
     assert_eq!(running.finish().code, Some(0));
+}
+
+#[test]
+fn a_second_term_kills_what_the_command_left_behind() {
+    let server = Server::start();
+    let options = ["--leftovers", "wait", "--ttl", "0", "--grace", "1h"];
+    let script = "trap '' TERM; setsid sleep 1000 & exit 4";
+    let mut running = Running::start(&mut server.exec(&options, &["sh", "-c", script]));
+    running.stderr_until(|line| line.contains("left processes behind").then_some(()));
+    // Two that come in quick succession may be one.
+    wait_until("it has ended", || {
+        running.signal(Signal::SIGTERM);
+        !running.is_running()
+    });
+    assert_eq!(running.finish().code, Some(4));
+}
+
+#[test]
+fn a_signal_while_the_lock_is_given_back_keeps_it_from_nobody() {
+    let server = Server::start();
+    let mut holder = server.hold(&["-i", "a", "--ttl", LONG_TTL]);
+    let guardian = guardian_of(holder.pid());
+    server.signal(Signal::SIGSTOP);
+    holder.let_end();
+    wait_until("the command has ended", || children(guardian).is_empty());
+    holder.signal(Signal::SIGTERM);
+    wait_until("the signal has arrived", || !is_pending(holder.pid(), Signal::SIGTERM));
+    server.signal(Signal::SIGCONT);
+    let finished = holder.finish();
+    assert_eq!((finished.code, finished.stderr.as_str()), (Some(3), ""));
+    assert_eq!(server.queue_len("a"), 0);
+}
+
+fn is_pending(pid: Pid, signal: Signal) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("ShdPnd:")).unwrap();
+    u64::from_str_radix(line.trim(), 16).unwrap() & (1 << (signal as i32 - 1)) != 0
 }

@@ -83,6 +83,10 @@ impl Server {
         format!("unix:{}", self.socket().display())
     }
 
+    pub fn signal(&self, signal: Signal) {
+        kill(pid_of(self.child.as_ref().expect("the server runs")), signal).unwrap();
+    }
+
     pub fn kill(&mut self) {
         let mut child = self.child.take().expect("the server runs");
         child.kill().unwrap();

@@ -22,6 +22,10 @@ use crate::watch::{Parts, Watch};
 /// How long giving the lock back may take without a lease that would end by itself.
 const RELEASE_BOUND: Duration = Duration::from_secs(10);
 
+/// The same once a signal has asked us to end. Whoever signals our whole group, as shells and service
+/// managers do, ends the command by it too: that signal must not keep the lock from the next one.
+const HURRIED_RELEASE_BOUND: Duration = Duration::from_secs(2);
+
 /// Runs the plan's command under its lock.
 pub fn run(plan: Plan) -> ExitStatus {
     // Before anything that may make a thread: what is forked later would be a copy of one thread only.
@@ -231,20 +235,23 @@ fn not_started(plan: &Plan, error: &StartError) -> ExitStatus {
 }
 
 /// Gives the lock back and says whether that was confirmed, of a lock that was not lost before. Also
-/// one that was revoked is given back: it passes on then. A signal that would end a wait leaves the
-/// rest to the lease.
+/// one that was revoked is given back: it passes on then. A signal that would end a wait shortens the
+/// time for it; the rest is left to the lease.
 async fn release(guard: Box<dyn Guard>, lease: &Lease, signals: &mut Signals) -> bool {
     let left = lease.end().map(|end| end.saturating_since(BootTime::now()));
     let bound = left.unwrap_or(RELEASE_BOUND);
     if bound.is_zero() {
         return false;
     }
-    tokio::select! {
-        released = guard.release(bound) => match released {
-            Ok(()) => return !lease.is_lost(),
-            Err(error) => tracing::warn!("{error}; its lease ends it"),
-        },
-        _ = ending_signal(signals) => tracing::warn!("interrupted while giving the lock back; its lease ends it"),
+    let mut releasing = guard.release(bound);
+    let released = tokio::select! {
+        released = &mut releasing => Ok(released),
+        _ = ending_signal(signals) => tokio::time::timeout(HURRIED_RELEASE_BOUND, releasing).await,
+    };
+    match released {
+        Ok(Ok(())) => return !lease.is_lost(),
+        Ok(Err(error)) => tracing::warn!("{error}; its lease ends it"),
+        Err(_) => tracing::warn!("interrupted while giving the lock back; its lease ends it"),
     }
     false
 }

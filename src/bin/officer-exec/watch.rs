@@ -44,6 +44,8 @@ pub struct Watch<'a> {
     /// Until when the lock is kept although the command has ended.
     min_hold_until: Option<BootTime>,
     stopped: Option<Stopped>,
+    /// A TERM came; the next one kills.
+    termed: bool,
     guardian_died: bool,
     tree: Tree,
 }
@@ -97,6 +99,7 @@ impl<'a> Watch<'a> {
             max_hold_at: plan.max_hold.map(|hold| granted + hold),
             min_hold_until: plan.min_hold.map(|hold| granted + hold),
             stopped: None,
+            termed: false,
             guardian_died: false,
             tree: Tree::Running,
         }
@@ -153,7 +156,8 @@ impl<'a> Watch<'a> {
         }
         if self.max_hold_at.is_some_and(|at| at <= now) {
             self.max_hold_at = None;
-            if self.tree == Tree::Running {
+            // Also what the command left behind: it holds the lock as well.
+            if !self.tree.is_dead() {
                 tracing::warn!(lock = self.name(), "held for --max-hold, stopping the command");
                 self.note_stop(Stopped::TooLong);
                 self.guardian.stop();
@@ -276,7 +280,7 @@ impl<'a> Watch<'a> {
         match self.tree {
             Tree::Dead(_) => self.min_hold_until = None,
             Tree::Running | Tree::Ended(_) if signal == Signal::SIGTERM => {
-                if self.stopped.is_some() {
+                if self.stopped.is_some() || std::mem::replace(&mut self.termed, true) {
                     self.guardian.kill();
                 } else {
                     self.note_stop(Stopped::Asked);
