@@ -159,7 +159,8 @@ pub enum ConnectError {
         /// The last cause.
         cause: String,
     },
-    /// It answers and refuses us: credentials, another user's socket (exit 77).
+    /// It answers and refuses us: credentials, another user's socket, a request beyond its bounds
+    /// (exit 77).
     #[error("refused by {server}: {cause}")]
     Refused {
         /// The engine, without secrets.
@@ -201,7 +202,7 @@ pub enum AcquireError {
     /// The engine went away or refused while we waited.
     #[error(transparent)]
     Connection(#[from] ConnectError),
-    /// The engine answered what its protocol doesn't allow, or refused the request (exit 70).
+    /// The engine answered what its protocol doesn't allow (exit 70).
     #[error("{server} answered: {answer}")]
     Protocol {
         /// The engine, without secrets.

@@ -146,6 +146,16 @@ struct Place<'a> {
     /// Since when the server can't be reached.
     suspended_since: Option<BootTime>,
     next_renewal: BootTime,
+    /// Since when the link is up.
+    linked_at: BootTime,
+    setbacks: Option<Setbacks>,
+}
+
+/// Links that were lost as soon as they were made, one after another.
+#[derive(Clone, Copy)]
+struct Setbacks {
+    since: BootTime,
+    pause: Duration,
 }
 
 impl<'a> Place<'a> {
@@ -160,7 +170,16 @@ impl<'a> Place<'a> {
             Wait::AtMost(limit) => Some(now + limit),
             Wait::No => Some(now),
         };
-        let mut place = Self { officer, wanted, full_name, until, suspended_since: None, next_renewal: now };
+        let mut place = Self {
+            officer,
+            wanted,
+            full_name,
+            until,
+            suspended_since: None,
+            next_renewal: now,
+            linked_at: now,
+            setbacks: None,
+        };
         place.next_renewal = now + place.renew_every();
         place
     }
@@ -271,8 +290,11 @@ impl<'a> Place<'a> {
 
     /// Our session is gone and our place with it: a new session, at the end of the queue.
     async fn start_over(&mut self, loss: Loss) -> Result<(), AcquireError> {
-        tracing::warn!(lock = self.full_name, %loss, "place in the queue lost, asking again");
-        let opening = reach(&self.officer.connector, &self.officer.options);
+        let pause = self.set_back(&loss, BootTime::now())?;
+        let opening = async {
+            tokio::time::sleep(pause).await;
+            reach(&self.officer.connector, &self.officer.options).await
+        };
         let link = match self.until {
             None => opening.await?,
             Some(until) => tokio::select! {
@@ -281,10 +303,29 @@ impl<'a> Place<'a> {
             },
         };
         self.officer.link = Some(link);
+        self.linked_at = BootTime::now();
         self.suspended_since = None;
         self.next_renewal = BootTime::now() + self.renew_every();
         self.ask();
         Ok(())
+    }
+
+    /// How long to pause before asking again. A server that takes connections and ends them at once is
+    /// no better than one that isn't there, and is given up like one.
+    fn set_back(&mut self, loss: &Loss, now: BootTime) -> Result<Duration, AcquireError> {
+        let has_lasted = now.saturating_since(self.linked_at) >= LAST_BACKOFF;
+        let Some(setbacks) = self.setbacks.filter(|_| !has_lasted) else {
+            tracing::warn!(lock = self.full_name, %loss, "place in the queue lost, asking again");
+            self.setbacks = Some(Setbacks { since: now, pause: FIRST_BACKOFF });
+            return Ok(if has_lasted { Duration::ZERO } else { FIRST_BACKOFF });
+        };
+        if setbacks.since + self.officer.options.connect_timeout <= now {
+            let (server, cause) = (self.officer.connector.server(), loss.to_string());
+            return Err(ConnectError::Unreachable { server, cause }.into());
+        }
+        let pause = (setbacks.pause * 2).min(LAST_BACKOFF);
+        self.setbacks = Some(Setbacks { pause, ..setbacks });
+        Ok(pause)
     }
 
     fn answered(&mut self, reply: Reply) -> Result<Option<Granted>, AcquireError> {
@@ -306,7 +347,10 @@ impl<'a> Place<'a> {
             Reply::Error { error, message } if error == NOT_READY => {
                 Err(AcquireError::NotReady { server: self.officer.connector.server(), message })
             }
-            Reply::Error { error, message } => Err(self.protocol(format!("{error}: {message}"))),
+            Reply::Error { error, message } => {
+                let (server, cause) = (self.officer.connector.server(), format!("{error}: {message}"));
+                Err(ConnectError::Refused { server, cause }.into())
+            }
             other => Err(self.protocol(format!("{other:?} out of turn"))),
         }
     }
