@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::AsFd;
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net as std_unix;
 use std::path::{Path, PathBuf};
 
@@ -196,8 +197,12 @@ fn keep_alive(stream: &TcpStream) -> nix::Result<()> {
     setsockopt(stream, sockopt::KeepAlive, &true)
 }
 
-/// A socket file that nobody listens behind refuses connections.
+/// A socket file that nobody listens behind refuses connections. So does any other file, which is
+/// not ours to remove.
 fn replace_stale(path: &Path) -> io::Result<UnixListener> {
+    if !std::fs::symlink_metadata(path)?.file_type().is_socket() {
+        return Err(io::Error::new(io::ErrorKind::AddrInUse, "there is a file that is no socket"));
+    }
     match std_unix::UnixStream::connect(path) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             std::fs::remove_file(path)?;

@@ -119,3 +119,16 @@ fn a_start_that_fails_says_why() {
     assert!(failed.stderr.contains("cannot listen on /proc/nowhere"), "{}", failed.stderr);
     assert_eq!(daemon.serve("status").code, Some(3));
 }
+
+#[test]
+fn a_file_that_is_no_socket_is_not_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("precious");
+    std::fs::write(&file, "data").unwrap();
+    let mut command = officer_exec();
+    command.args(["serve", "--ephemeral", "-o", "UNIX", "-f"]).arg(&file);
+    let refused = finish(&mut command);
+    assert_eq!(refused.code, Some(70), "{}", refused.stderr);
+    assert!(refused.stderr.contains("no socket"), "{}", refused.stderr);
+    assert_eq!(std::fs::read_to_string(file).unwrap(), "data");
+}
