@@ -54,3 +54,12 @@ fn the_code_for_busy_can_be_chosen() {
     assert_eq!(server.run(&["-i", "a", "-n", "-E", "0"], &["true"]).code, Some(0));
     assert_eq!(server.run(&["-i", "a", "-n", "-E", "200"], &["true"]).code, Some(200));
 }
+
+#[test]
+fn it_is_told_in_one_line_whatever_the_names_are() {
+    let server = Server::start();
+    let _holder = server.hold(&["-i", "a\nofficer-exec: b"]);
+    let busy = server.run(&["-i", "a\nofficer-exec: b", "-n"], &["true"]);
+    assert_eq!(busy.stderr.lines().count(), 1, "{}", busy.stderr);
+    assert!(busy.stderr.contains("the lock a\\nofficer-exec: b is held"), "{}", busy.stderr);
+}

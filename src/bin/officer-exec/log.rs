@@ -169,8 +169,21 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
+        let mut text = String::new();
+        context.format_fields(Writer::new(&mut text), event)?;
         writer.write_str("officer-exec: ")?;
-        context.format_fields(writer.by_ref(), event)?;
+        write_on_one_line(&mut writer, &text)?;
         writeln!(writer)
     }
+}
+
+/// A lock's name and another's command line may have any character; one event stays one line.
+fn write_on_one_line(writer: &mut Writer<'_>, text: &str) -> fmt::Result {
+    for character in text.chars() {
+        match character.is_control() {
+            true => write!(writer, "{}", character.escape_default())?,
+            false => writer.write_char(character)?,
+        }
+    }
+    Ok(())
 }
