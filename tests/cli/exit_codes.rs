@@ -1,5 +1,7 @@
 //! Every row of the table of exit codes.
 
+use std::process::Stdio;
+
 use nix::sys::signal::Signal;
 
 use crate::support::{Running, Server, finish, officer_exec, sh, wait_until};
@@ -137,4 +139,50 @@ fn help_is_0_and_on_stdout() {
     let help = finish(officer_exec().arg("--help"));
     assert_eq!(help.code, Some(0));
     assert!(help.stdout.contains("--lock-timeout") && help.stderr.is_empty());
+}
+
+#[test]
+fn a_server_that_hangs_up_at_once_is_69_and_is_not_asked_all_the_time() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || listener.incoming().for_each(|stream| drop((stream, tell.send(())))));
+    let mut command = officer_exec();
+    command.args(["-s", &format!("officer://{address}"), "--ttl", "0", "-T", "300ms", "echo", "never"]);
+    let finished = finish(&mut command);
+    assert_eq!((finished.code, finished.stdout.as_str()), (Some(69), ""), "{}", finished.stderr);
+    assert!(finished.stderr.lines().count() <= 2, "{}", finished.stderr);
+    let connections = told.try_iter().count();
+    assert!(connections < 20, "{connections} connections");
+}
+
+#[test]
+fn a_request_that_the_server_refuses_is_77() {
+    let server = Server::start();
+    let finished = server.run(&["-i", "a", "-c", "2000000"], &["echo", "never"]);
+    assert_eq!((finished.code, finished.stdout.as_str()), (Some(77), ""));
+    assert!(finished.stderr.contains("limit must be"), "{}", finished.stderr);
+}
+
+#[test]
+fn an_answer_that_nobody_can_read_is_70_and_no_panic() {
+    let server = Server::start();
+    let url = server.url();
+    for words in [
+        &["--print-lock-id", "true"][..],
+        &["generate", "man"][..],
+        &["status", "-s", &url][..],
+        &["status", "-s", &url, "--watch"][..],
+    ] {
+        let full = || std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let mut command = officer_exec();
+        let child = crate::support::spawn_tied(command.args(words).stdout(full()).stderr(Stdio::piped()));
+        let output = child.wait_with_output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(70), "{words:?}: {stderr}");
+        assert!(stderr.starts_with("officer-exec: cannot write to stdout: "), "{words:?}: {stderr}");
+        let mut mute = officer_exec();
+        mute.args(["status", "-s", "unix:/nowhere/socket"]).stderr(full());
+        assert_eq!(mute.status().unwrap().code(), Some(69));
+    }
 }

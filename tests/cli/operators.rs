@@ -72,3 +72,10 @@ fn ping_says_whether_the_server_serves() {
     assert_eq!(silence.code, Some(69));
     assert!(silence.stderr.starts_with("officer-exec: cannot reach unix:"), "{}", silence.stderr);
 }
+
+#[test]
+fn an_empty_variable_names_no_server() {
+    let asked = finish(officer_exec().arg("ping").env("OFFICER_SERVER", ""));
+    // Whether this user's own server runs is not the matter.
+    assert!(matches!(asked.code, Some(0 | 69)), "{asked:?}");
+}

@@ -4,7 +4,7 @@
 //! [`officer::local`] for where it is.
 
 use std::fs::File;
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -60,7 +60,8 @@ pub fn serve() -> ExitStatus {
 
 /// To the wrapper, which reads our stderr.
 fn failed(error: &dyn std::fmt::Display) -> ExitStatus {
-    eprintln!("{error}");
+    // The wrapper says it with its own name in front.
+    let _ = writeln!(io::stderr(), "{error}");
     ExitStatus::Internal
 }
 

@@ -1,11 +1,10 @@
 //! The man page and the shells' completions, made from the flags themselves.
 
-use std::io::{self, Write};
-
 use clap::{Args, CommandFactory, ValueEnum};
 use clap_complete::Shell;
 
 use crate::cli::ExecArgs;
+use crate::console;
 use crate::exit_status::ExitStatus;
 
 /// Print the man page, or a shell's completions
@@ -33,13 +32,7 @@ pub fn generate(args: GenerateArgs) -> ExitStatus {
         What::Zsh => completions(Shell::Zsh),
         What::Fish => completions(Shell::Fish),
     };
-    match io::stdout().write_all(&text) {
-        Ok(()) => ExitStatus::Success,
-        Err(error) => {
-            eprintln!("officer-exec: cannot write to stdout: {error}");
-            ExitStatus::Internal
-        }
-    }
+    console::print(&text)
 }
 
 fn man_page() -> Vec<u8> {

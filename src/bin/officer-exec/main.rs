@@ -1,6 +1,7 @@
 //! The program: parse, call, print one error, exit.
 
 mod cli;
+mod console;
 mod daemon;
 mod duration;
 mod embedded;
@@ -55,10 +56,7 @@ fn exec(args: Vec<OsString>) -> ExitStatus {
             log::start(log);
             match task {
                 cli::Task::Exec(plan) => exec::run(*plan),
-                cli::Task::PrintLockId(id) => {
-                    println!("{id}");
-                    ExitStatus::Success
-                }
+                cli::Task::PrintLockId(id) => console::print(format!("{id}\n").as_bytes()),
             }
         }
         Err(error) => usage(&error),
@@ -68,7 +66,7 @@ fn exec(args: Vec<OsString>) -> ExitStatus {
 fn serve(args: Vec<OsString>) -> ExitStatus {
     match verb::<serve::ServeArgs>("officer-exec serve", args) {
         Ok(args) => serve::serve(args).unwrap_or_else(|error| {
-            eprintln!("officer-exec: {error}");
+            console::complain(&error);
             ExitStatus::Internal
         }),
         Err(error) => usage(&error),
@@ -83,7 +81,7 @@ fn operator<A: Args + FromArgMatches>(
 ) -> ExitStatus {
     match verb::<A>(name, args) {
         Ok(args) => ask(args).unwrap_or_else(|error| {
-            eprintln!("officer-exec: {error}");
+            console::complain(&error);
             error.exit_status()
         }),
         Err(error) => usage(&error),

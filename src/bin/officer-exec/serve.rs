@@ -17,6 +17,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing::{error, info};
 
+use crate::console;
 use crate::daemon::{self, Readiness, Side};
 use crate::duration;
 use crate::exit_status::ExitStatus;
@@ -210,12 +211,10 @@ fn stop(args: &ServeArgs) -> Result<ExitStatus, String> {
 
 fn status(args: &ServeArgs) -> Result<ExitStatus, String> {
     Ok(match args.running()? {
-        Some(pid) => {
-            println!("running with pid {pid}");
-            ExitStatus::Success
-        }
+        Some(pid) => console::print(format!("running with pid {pid}\n").as_bytes()),
         None => {
-            println!("not running");
+            // The code says it too.
+            console::print(b"not running\n");
             ExitStatus::NotRunning
         }
     })

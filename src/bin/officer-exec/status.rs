@@ -8,11 +8,12 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use clap::Args;
-use officer::backend::ServerUrl;
+use officer::backend::{ServerUrl, ServerUrlError};
 use officer::client::Endpoint;
 use officer::lock::Token;
 use officer::protocol::{HolderStatus, LockStatus, Reply, Request, ServerStatus, WaiterStatus, Who};
 
+use crate::console;
 use crate::exit_status::ExitStatus;
 
 /// A server that says nothing for so long isn't there for an operator.
@@ -23,7 +24,8 @@ const WATCH_EVERY: Duration = Duration::from_secs(1);
 #[derive(Args, Clone, Debug)]
 struct Asking {
     /// The lock server: officer://HOST[:PORT], unix:/PATH or local
-    #[arg(short, long, value_name = "URL", default_value = "local", env = "OFFICER_SERVER")]
+    #[arg(short, long, value_name = "URL", default_value = "local", env = "OFFICER_SERVER",
+          value_parser = server_url)]
     server: ServerUrl,
 
     /// Print the server's answer as one JSON line
@@ -86,6 +88,11 @@ pub struct PingArgs {
     asking: Asking,
 }
 
+/// An empty OFFICER_SERVER is none, as for a command.
+fn server_url(text: &str) -> Result<ServerUrl, ServerUrlError> {
+    if text.is_empty() { Ok(ServerUrl::Local) } else { text.parse() }
+}
+
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
@@ -114,15 +121,15 @@ pub fn status(args: StatusArgs) -> Result<ExitStatus, AskError> {
     let clear = if args.watch && io::stdout().is_terminal() { "\x1b[H\x1b[2J" } else { "" };
     loop {
         let request = Request::Status { name: args.name.as_deref().map(Into::into) };
-        match args.asking.ask(&request)? {
-            Answer::Json(line) => say(&line),
-            Answer::Reply(Reply::Status { server, value }) => {
-                say(&format!("{clear}{}", table(&server, &value)))
-            }
+        let text = match args.asking.ask(&request)? {
+            Answer::Json(line) => line,
+            Answer::Reply(Reply::Status { server, value }) => format!("{clear}{}", table(&server, &value)),
             Answer::Reply(other) => return Err(args.asking.strange(&other)),
-        }
-        if !args.watch {
-            return Ok(ExitStatus::Success);
+        };
+        // Who watches ends when nobody reads any more.
+        let printed = console::print(format!("{}\n", text.trim_end()).as_bytes());
+        if !args.watch || printed != ExitStatus::Success {
+            return Ok(printed);
         }
         std::thread::sleep(WATCH_EVERY);
     }
