@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::boot_time::BootTime;
-use crate::lease::PATIENCE_PER_TTL;
+use crate::lease::{PATIENCE_PER_TTL, RENEWALS_PER_TTL};
 use crate::lock::SessionId;
 use crate::protocol::{Held, Reply, Request, Who};
 
@@ -307,7 +307,7 @@ async fn close_at_last(connector: Arc<dyn Connect>, id: SessionId, patience: Dur
 async fn resume(connector: Arc<dyn Connect>, id: SessionId, ttl: Duration) -> Resumption {
     let mut backoff = FIRST_BACKOFF;
     loop {
-        match tokio::time::timeout(ttl / PATIENCE_PER_TTL, try_resume(&*connector, id)).await {
+        match tokio::time::timeout(ttl / RENEWALS_PER_TTL, try_resume(&*connector, id)).await {
             Ok(Ok(resumption)) => return resumption,
             Ok(Err(error)) => tracing::debug!(server = connector.server(), %error, "resume failed"),
             Err(_) => tracing::debug!(server = connector.server(), "resume was not answered in time"),

@@ -50,7 +50,7 @@ pub(crate) struct Ending {
     pub(crate) code: Option<i32>,
     fault: BootTime,
     thaw: Option<BootTime>,
-    /// From then on the next one must not have to wait for a lease.
+    /// Once the old tree is dead, the next one must not have to wait for a lease from then on.
     free_at: Option<BootTime>,
 }
 
@@ -188,7 +188,7 @@ impl Scene {
         assert_eq!(row.overlap, Duration::ZERO, "two trees under one lock: {row:?}");
         assert_eq!(row.survivors, 0, "processes outlived the lock: {row:?}");
         if let Some(free_at) = ending.free_at {
-            let waited = runs[1].first().saturating_since(free_at);
+            let waited = runs[1].first().saturating_since(free_at.max(ran_until(runs[0], &ending)));
             assert!(waited < TTL / 2, "the next one had to wait for a lease: {row:?}");
         }
         Proof::Measured(row)
