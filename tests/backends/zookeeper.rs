@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use officer::backend::{AcquireError, Loss, Wanted};
+use officer::boot_time::BootTime;
 use tempfile::TempDir;
 
 use crate::engine::{Engine, at_once, client, client_with, one_of, wanted};
@@ -36,13 +37,7 @@ impl Engine for ZooKeeper {
     fn start() -> Self {
         let folder = tempfile::tempdir().expect("a folder for the data");
         let port = free_port();
-        let settings = format!(
-            "tickTime=500\ndataDir={}\nclientPort={port}\nclientPortAddress=127.0.0.1\nmaxClientCnxns=0\n\
-             minSessionTimeout=1000\nmaxSessionTimeout=120000\nadmin.enableServer=false\n\
-             4lw.commands.whitelist=ruok\n",
-            folder.path().join("data").display(),
-        );
-        std::fs::write(folder.path().join("zoo.cfg"), settings).expect("the test's folder is writable");
+        configure(&folder, port, "");
         let server = start(&folder, port);
         Self { folder, port, server }
     }
@@ -82,6 +77,16 @@ impl Engine for ZooKeeper {
     }
 }
 
+fn configure(folder: &TempDir, port: u16, more: &str) {
+    let settings = format!(
+        "tickTime=500\ndataDir={}\nclientPort={port}\nclientPortAddress=127.0.0.1\nmaxClientCnxns=0\n\
+         minSessionTimeout=1000\nmaxSessionTimeout=120000\nadmin.enableServer=false\n\
+         4lw.commands.whitelist=ruok,srvr\n{more}",
+        folder.path().join("data").display(),
+    );
+    std::fs::write(folder.path().join("zoo.cfg"), settings).expect("the test's folder is writable");
+}
+
 fn start(folder: &TempDir, port: u16) -> Process {
     assert!(Path::new(JAR).exists(), "{JAR} is missing; it is in the Debian package zookeeper");
     let mut command = logged("java", folder.path());
@@ -93,12 +98,17 @@ fn start(folder: &TempDir, port: u16) -> Process {
 }
 
 fn is_ok(port: u16) -> std::io::Result<bool> {
+    ask(port, "ruok").map(|answer| answer == "imok")
+}
+
+/// One of ZooKeeper's words of four letters.
+fn ask(port: u16, word: &str) -> std::io::Result<String> {
     let mut connection = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
     connection.set_read_timeout(Some(Duration::from_secs(5)))?;
-    connection.write_all(b"ruok")?;
+    connection.write_all(word.as_bytes())?;
     let mut answer = String::new();
     connection.read_to_string(&mut answer)?;
-    Ok(answer == "imok")
+    Ok(answer)
 }
 
 /// ZooKeeper's own client, one command.
@@ -361,4 +371,75 @@ async fn what_the_client_library_says_is_not_logged() {
     let log = String::from_utf8_lossy(&output.stderr);
     assert_eq!(log.lines().count(), 1, "{log}");
     assert!(log.starts_with("officer-exec: cannot reach zk://"), "{log}");
+}
+
+/// Three servers that are one.
+struct Ensemble {
+    servers: Vec<(u16, Process)>,
+    _folders: Vec<TempDir>,
+}
+
+impl Ensemble {
+    fn start() -> Self {
+        let ports: Vec<_> = (0..3).map(|_| [free_port(), free_port(), free_port()]).collect();
+        let mut more = String::from("initLimit=20\nsyncLimit=10\n");
+        for (id, [_, quorum, election]) in (1..).zip(&ports) {
+            more += &format!("server.{id}=127.0.0.1:{quorum}:{election}\n");
+        }
+        let folders: Vec<_> =
+            ports.iter().map(|_| tempfile::tempdir().expect("a folder for the data")).collect();
+        let mut servers = Vec::new();
+        for ((id, [port, ..]), folder) in (1..).zip(&ports).zip(&folders) {
+            let data = folder.path().join("data");
+            std::fs::create_dir(&data).expect("the test's folder is writable");
+            std::fs::write(data.join("myid"), format!("{id}\n")).expect("the test's folder is writable");
+            configure(folder, *port, &more);
+            servers.push((*port, start(folder, *port)));
+        }
+        let ensemble = Self { servers, _folders: folders };
+        until("two follow one", || {
+            ensemble.in_mode("follower").len() == 2 && ensemble.in_mode("leader").len() == 1
+        });
+        ensemble
+    }
+
+    fn url(&self) -> String {
+        let hosts: Vec<_> = self.servers.iter().map(|(port, _)| format!("127.0.0.1:{port}")).collect();
+        format!("zk://{}", hosts.join(","))
+    }
+
+    /// Which of the servers are so.
+    fn in_mode(&self, mode: &str) -> Vec<usize> {
+        let is_so = |port| ask(port, "srvr").is_ok_and(|answer| answer.contains(&format!("Mode: {mode}")));
+        (0..self.servers.len()).filter(|&server| is_so(self.servers[server].0)).collect()
+    }
+
+    fn kill(&mut self, mode: &str) {
+        let server = self.in_mode(mode)[0];
+        self.servers[server].1.kill();
+    }
+}
+
+#[tokio::test]
+async fn a_lock_stays_ours_when_the_leader_is_killed() {
+    let mut ensemble = blocking(Ensemble::start).await;
+    let url = ensemble.url();
+    let mut holder = hold(&url, &at_once("elected")).await;
+    let waits = url.clone();
+    let next = tokio::spawn(async move { hold(&waits, &wanted("elected")).await });
+    until_queued(&url, "elected", 2).await;
+    let ensemble = blocking(move || {
+        ensemble.kill("leader");
+        until("one follows the other", || ensemble.in_mode("follower").len() == 1);
+        ensemble
+    })
+    .await;
+    holder.is_renewed_after(BootTime::now()).await;
+    assert!(!next.is_finished());
+    let token = holder.grant.token;
+    holder.release().await;
+    let next = soon("the next is served by the new leader", next).await.expect("no panic");
+    assert!(next.grant.token > token);
+    next.release().await;
+    drop(ensemble);
 }

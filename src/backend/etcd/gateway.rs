@@ -172,6 +172,16 @@ impl Gateway {
     /// One request, answered by any number of lines.
     pub(super) async fn stream(&self, path: &str, request: &impl Serialize) -> Result<Lines, Failure> {
         let body = Bytes::from(serde_json::to_vec(request).expect("our requests are plain data"));
+        match self.stream_authorized(path, body.clone()).await {
+            Err(Failure::Refused(_)) if self.address.credentials.is_some() => {
+                self.link.lock().await.auth_token = None;
+                self.stream_authorized(path, body).await
+            }
+            lines => lines,
+        }
+    }
+
+    async fn stream_authorized(&self, path: &str, body: Bytes) -> Result<Lines, Failure> {
         let auth_token = self.auth_token().await?;
         let (mut sender, member) = self.open().await?;
         let response = self.send(&mut sender, member, path, body, auth_token.as_deref()).await?;

@@ -37,6 +37,9 @@ use gateway::{Address, Credentials, Gateway};
 use messages::{Cluster, KeyValue, LeaseId, Revision};
 use tls::Files;
 
+/// A watch that breaks at once must not become a busy loop.
+const WATCH_PAUSE: Duration = Duration::from_millis(200);
+
 /// What a semaphore's prefix ends in, before the slash.
 const SEMAPHORE: &str = ".semaphore";
 
@@ -296,6 +299,7 @@ impl Etcd {
                 seen = &mut change => match seen {
                     Err(Failure::Unanswered(cause)) => {
                         tracing::debug!(cause, "the watch broke; looking again");
+                        tokio::time::sleep(WATCH_PAUSE).await;
                         return self.renew(key, revision).await.map(drop);
                     }
                     seen => return seen,
