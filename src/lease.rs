@@ -26,9 +26,10 @@ const KILL_TIME: Duration = Duration::from_millis(200);
 /// So many renewals fit in a ttl.
 pub const RENEWALS_PER_TTL: u32 = 3;
 
-/// Part of a ttl after which an answer counts as missing, and is asked for again. Small enough that
-/// a connection that died without a word is noticed, and another tried, well before the stop deadline.
-pub const PATIENCE_PER_TTL: u32 = 6;
+/// Part of a ttl after which an answer counts as missing, and is asked for again on another
+/// connection. Early enough before the stop deadline for that to be made; late enough for a network
+/// whose round trips take a seventh of the ttl.
+pub const PATIENCE_PER_TTL: u32 = 5;
 
 /// How often a lock without a lease says that it is alive (Officer's clients: 6 a minute).
 const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(10);
@@ -182,6 +183,12 @@ impl Lease {
         self.stop_sent
     }
 
+    /// Whether the engine may count the lock as ours. Also after the lease's end: the engine may have
+    /// heard renewals whose answers we have not.
+    pub fn may_be_ours(&self) -> bool {
+        !self.told_lost || self.revoked
+    }
+
     /// When the server may pass the lock on at the earliest; `None`: no lease.
     pub fn end(&self) -> Option<BootTime> {
         self.terms.has_lease().then(|| self.proven_at + self.terms.ttl)
@@ -260,9 +267,9 @@ mod tests {
         let mut lease = ten_seconds();
         assert_eq!(lease.kill_deadline(), Some(at(9700)));
         assert_eq!(due(&mut lease, at(3334)), [Action::Renew]);
-        assert_eq!(due(&mut lease, at(5000)), []);
-        assert_eq!(due(&mut lease, at(5001)), [Action::Renew], "asked again, with time left to reconnect");
-        assert_eq!(due(&mut lease, at(6699)), [Action::Renew]);
+        assert_eq!(due(&mut lease, at(5333)), []);
+        assert_eq!(due(&mut lease, at(5334)), [Action::Renew], "asked again, with time left to reconnect");
+        assert_eq!(due(&mut lease, at(6699)), []);
         assert_eq!(due(&mut lease, at(6700)), [Action::Stop(Why::NotRenewed)]);
         assert!(lease.is_lost());
         assert_eq!(
@@ -289,6 +296,7 @@ mod tests {
         let mut lease = ten_seconds();
         assert_eq!(due(&mut lease, at(60_000)), [Action::Kill, Action::Renew]);
         assert!(lease.is_lost());
+        assert!(lease.may_be_ours(), "as the engine sees it: it may have heard of us");
     }
 
     #[test]
@@ -296,6 +304,7 @@ mod tests {
         let mut lease = ten_seconds();
         lease.told_revoked();
         assert_eq!(due(&mut lease, at(10)), [Action::Stop(Why::ToldSo)]);
+        assert!(lease.may_be_ours());
     }
 
     #[test]
@@ -304,6 +313,7 @@ mod tests {
         lease.told_lost();
         assert_eq!(due(&mut lease, at(10)), [Action::Stop(Why::ToldSo)]);
         assert_eq!(lease.next_wake(), lease.kill_deadline());
+        assert!(!lease.may_be_ours());
         assert_eq!(due(&mut lease, at(9700)), [Action::Kill]);
         assert_eq!(lease.next_wake(), None);
     }

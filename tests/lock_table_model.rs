@@ -11,8 +11,9 @@ use officer::lock::{
 use proptest::prelude::*;
 
 const OWNERS: usize = 5;
-const NAMES: [&str; 3] = ["a", "b", "c"];
-const BOUNDS: TableBounds = TableBounds { claims_per_owner: 3, waiters_per_lock: 3 };
+/// More than an owner's claims are looked through without an index.
+const NAMES: [&str; 12] = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l"];
+const BOUNDS: TableBounds = TableBounds { claims_per_owner: 11, waiters_per_lock: 3 };
 const FIRST_TOKEN: Token = Token(100);
 
 #[derive(Clone, Debug)]
@@ -29,7 +30,8 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     let owner = 0..OWNERS;
-    let name = 0..NAMES.len();
+    // Half of the steps meet at few names, the others make owners with many.
+    let name = prop_oneof![0..3_usize, 0..NAMES.len()];
     prop_oneof![
         8 => (
             owner.clone(),
@@ -121,7 +123,7 @@ impl Model {
             if let Some(at) = lock.waiters.iter().position(|waiter| waiter.owner == owner) {
                 if ask.wait == Some(Duration::ZERO) {
                     self.leave(owner, name);
-                    return Outcome::TimedOut { waited: true };
+                    return Outcome::TimedOut;
                 }
                 let waiter = &mut lock.waiters[at];
                 waiter.extended |= ask.extended;
@@ -141,7 +143,7 @@ impl Model {
             self.locks.get(&name).map_or((0, 0), |lock| (lock.holders.len(), lock.waiters.len()));
         let is_free = holders < ask.limit.get() as usize && !suspended;
         if !is_free && ask.wait == Some(Duration::ZERO) {
-            return Outcome::TimedOut { waited: false };
+            return Outcome::TimedOut;
         }
         if !is_free && waiters >= BOUNDS.waiters_per_lock as usize {
             return Outcome::TooManyWaiters;
@@ -370,7 +372,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_table_does_what_the_plain_model_does(steps in prop::collection::vec(step(), 1..150)) {
+    fn the_table_does_what_the_plain_model_does(steps in prop::collection::vec(step(), 1..200)) {
         let mut pair = Pair::new();
         steps.iter().for_each(|step| pair.take(step));
     }

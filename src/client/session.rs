@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::boot_time::BootTime;
-use crate::lease::PATIENCE_PER_TTL;
+use crate::lease::{PATIENCE_PER_TTL, RENEWALS_PER_TTL};
 use crate::lock::SessionId;
 use crate::protocol::{Held, Reply, Request, Who};
 
@@ -260,20 +260,26 @@ impl Session {
     }
 
     /// Ends the session, with everything it has, and waits for the confirmation; the caller bounds
-    /// the time. Resumes first if it is suspended, or if the connection is silent.
+    /// the time. While suspended it doesn't resume first: a server that gets the request is enough,
+    /// even if we never see its answer.
     pub async fn close(mut self) {
         let patience = self.patience();
         self.ask(&Request::Close { session: None });
-        loop {
+        while let Link::Up(_) = self.link {
             match tokio::time::timeout(patience, self.next()).await {
                 Ok(SessionEvent::Gone(_)) => return,
-                Ok(SessionEvent::Resumed { .. }) => self.ask(&Request::Close { session: None }),
                 Ok(
-                    SessionEvent::Reply(_) | SessionEvent::Renewed { .. } | SessionEvent::Suspended { .. },
+                    SessionEvent::Reply(_)
+                    | SessionEvent::Renewed { .. }
+                    | SessionEvent::Resumed { .. }
+                    | SessionEvent::Suspended { .. },
                 ) => {}
-                Err(_) if matches!(self.link, Link::Up(_)) => self.suspend(),
-                Err(_) => {}
+                Err(_) => break,
             }
+        }
+        match self.link {
+            Link::Over(_) => {}
+            Link::Up(_) | Link::Resuming(_) => close_at_last(self.connector, self.id, patience).await,
         }
     }
 
@@ -283,11 +289,25 @@ impl Session {
     }
 }
 
+/// Tries to close a session until the server has answered.
+async fn close_at_last(connector: Arc<dyn Connect>, id: SessionId, patience: Duration) {
+    let mut backoff = FIRST_BACKOFF;
+    loop {
+        match tokio::time::timeout(patience, close_elsewhere(&*connector, id)).await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => tracing::debug!(server = connector.server(), %error, "close failed"),
+            Err(_) => tracing::debug!(server = connector.server(), "close was not answered in time"),
+        }
+        tokio::time::sleep(backoff).await;
+        backoff = (backoff * 2).min(LAST_BACKOFF);
+    }
+}
+
 /// Tries to resume until the server has answered, at once and then with growing pauses.
 async fn resume(connector: Arc<dyn Connect>, id: SessionId, ttl: Duration) -> Resumption {
     let mut backoff = FIRST_BACKOFF;
     loop {
-        match tokio::time::timeout(ttl / PATIENCE_PER_TTL, try_resume(&*connector, id)).await {
+        match tokio::time::timeout(ttl / RENEWALS_PER_TTL, try_resume(&*connector, id)).await {
             Ok(Ok(resumption)) => return resumption,
             Ok(Err(error)) => tracing::debug!(server = connector.server(), %error, "resume failed"),
             Err(_) => tracing::debug!(server = connector.server(), "resume was not answered in time"),

@@ -85,6 +85,18 @@ impl<const BY: usize> List<BY> {
         self.len -= 1;
     }
 
+    pub(super) fn find(&self, claims: &Slab<Claim>, is_it: impl Fn(&Claim) -> bool) -> Option<u32> {
+        let mut at = self.head;
+        while at != NIL {
+            let claim = &claims[at as usize];
+            if is_it(claim) {
+                return Some(at);
+            }
+            at = claim.links[BY].next;
+        }
+        None
+    }
+
     pub(super) fn iter<'a>(&self, claims: &'a Slab<Claim>) -> impl Iterator<Item = &'a Claim> + use<'a, BY> {
         let mut at = self.head;
         std::iter::from_fn(move || {

@@ -85,10 +85,7 @@ pub enum Outcome {
     /// Stood in line before and still does.
     StillQueued,
     /// It was to wait no longer and isn't in the queue.
-    TimedOut {
-        /// It stood in line until now.
-        waited: bool,
-    },
+    TimedOut,
     /// The queue is too long for it.
     QueueMaxed,
     /// The lock is in use with this other limit.
@@ -163,6 +160,7 @@ pub struct Table {
     pub(super) claims: Slab<Claim>,
     pub(super) owners: Slab<Owner>,
     by_name: HashTable<u32>,
+    /// The claims of owners that have many, by owner and lock.
     by_pair: HashTable<u32>,
     hasher: DefaultHashBuilder,
     deadlines: BTreeSet<(u64, u32)>,
@@ -190,7 +188,13 @@ pub(super) struct Owner {
     pub(super) claims: List<OWNED>,
     /// Keeps its places in queues, is passed over at grants.
     pub(super) suspended: bool,
+    /// It has, or lately had, so many claims that they are found by hash.
+    indexed: bool,
 }
+
+/// So many claims of one owner are looked through, more are found by hash: most owners have one or two,
+/// for which keeping a hash costs more than looking.
+const LOOKED_THROUGH: u32 = 8;
 
 impl Table {
     /// An empty table whose first grant gets `first_token`.
@@ -224,7 +228,7 @@ impl Table {
     pub fn add_owner(&mut self, party: Party) -> OwnerId {
         let generation = self.next_generation;
         self.next_generation = generation.wrapping_add(1);
-        let owner = Owner { generation, party, claims: List::EMPTY, suspended: false };
+        let owner = Owner { generation, party, claims: List::EMPTY, suspended: false, indexed: false };
         OwnerId { index: self.owners.insert(owner) as u32, generation }
     }
 
@@ -395,7 +399,7 @@ impl Table {
             return Outcome::TooManyLocks;
         }
         if self.owner(owner).suspended && ask.wait == Some(Duration::ZERO) {
-            return Outcome::TimedOut { waited: false };
+            return Outcome::TimedOut;
         }
         let lock = self.add_lock(name, hash, ask.limit);
         let outcome = self.take_or_wait(owner, lock, ask, now);
@@ -423,7 +427,7 @@ impl Table {
             return Outcome::Acquired(self.grant_new(owner.index, lock, slot, ask.extended, now));
         }
         if ask.wait == Some(Duration::ZERO) {
-            return Outcome::TimedOut { waited: false };
+            return Outcome::TimedOut;
         }
         if known.waiters.len() >= self.bounds.waiters_per_lock {
             return Outcome::TooManyWaiters;
@@ -471,7 +475,7 @@ impl Table {
         if ask.wait == Some(Duration::ZERO) {
             let (lock, _) = self.take_claim(at);
             self.forget_if_free(lock);
-            return Outcome::TimedOut { waited: true };
+            return Outcome::TimedOut;
         }
         let asked = ask.wait.map_or(NEVER, |wait| nanos(now + wait));
         if asked < deadline {
@@ -491,7 +495,10 @@ impl Table {
     }
 
     fn find_claim(&self, owner: OwnerId, lock: u32) -> Option<u32> {
-        self.owner(owner);
+        let known = self.owner(owner);
+        if !known.indexed {
+            return known.claims.find(&self.claims, |claim| claim.lock == lock);
+        }
         let same = |&at: &u32| {
             let claim = &self.claims[at as usize];
             claim.lock == lock && claim.owner == owner.index
@@ -533,14 +540,41 @@ impl Table {
         let claim = Claim { owner, lock, links: [Links::LOOSE; 2], since, state, extended };
         let at = self.claims.insert(claim) as u32;
         assert!(at != NIL, "the number of claims is bounded by memory long before");
-        self.owners[owner as usize].claims.push_back(&mut self.claims, at);
-        let hash = self.pair_hash(owner, lock);
-        let Self { by_pair, claims, hasher, .. } = self;
-        by_pair.insert_unique(hash, at, |&at| {
-            let claim = &claims[at as usize];
-            hasher.hash_one(u64::from(claim.owner) << 32 | u64::from(claim.lock))
-        });
+        let known = &mut self.owners[owner as usize];
+        known.claims.push_back(&mut self.claims, at);
+        if known.indexed {
+            self.index(at);
+        } else if known.claims.len() > LOOKED_THROUGH {
+            self.index_all(owner);
+        }
         at
+    }
+
+    fn index_all(&mut self, owner: u32) {
+        self.owners[owner as usize].indexed = true;
+        let mut at = self.owners[owner as usize].claims.head;
+        while at != NIL {
+            self.index(at);
+            at = self.claims[at as usize].links[OWNED].next;
+        }
+    }
+
+    fn index(&mut self, at: u32) {
+        let Self { by_pair, claims, hasher, .. } = self;
+        let hash_of = |&at: &u32| {
+            let claim: &Claim = &claims[at as usize];
+            hasher.hash_one(u64::from(claim.owner) << 32 | u64::from(claim.lock))
+        };
+        by_pair.insert_unique(hash_of(&at), at, hash_of);
+    }
+
+    fn leave_index(&mut self, at: u32, owner: u32, lock: u32) {
+        let known = &mut self.owners[owner as usize];
+        if known.indexed {
+            known.indexed = !known.claims.is_empty();
+            let entry = self.by_pair.find_entry(self.pair_hash(owner, lock), |&other| other == at);
+            entry.expect("every claim of an indexed owner is found by its pair").remove();
+        }
     }
 
     fn enqueue(&mut self, owner: u32, lock: u32, extended: bool, deadline: u64, since: u64) -> u64 {
@@ -663,8 +697,7 @@ impl Table {
             }
         }
         self.owners[owner as usize].claims.remove(&mut self.claims, at);
-        let entry = self.by_pair.find_entry(self.pair_hash(owner, lock), |&other| other == at);
-        entry.expect("every claim is found by its pair").remove();
+        self.leave_index(at, owner, lock);
         (lock, self.claims.remove(at as usize))
     }
 

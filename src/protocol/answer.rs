@@ -127,7 +127,10 @@ impl Answer<'_> {
                 if let Some(grant) = grant {
                     push_grant(out, &grant);
                 }
-                push_result(out, if again { "already_acquired" } else { "acquired" });
+                match again {
+                    true => push_result(out, "already_acquired"),
+                    false => push_result(out, "acquired"),
+                }
             }
             Self::TurnedAway { name, queue, holders, why } => {
                 push_name(out, name);
@@ -266,13 +269,15 @@ fn push_json(out: &mut Vec<u8>, field: &str, json: &[u8]) {
     out.extend_from_slice(json);
 }
 
-fn push_value(out: &mut Vec<u8>, value: &[u8], result: &str) {
+fn push_value(out: &mut Vec<u8>, value: &[u8], result: &'static str) {
     out.extend_from_slice(b"{\"value\":");
     out.extend_from_slice(value);
     push_result(out, result);
 }
 
-fn push_result(out: &mut Vec<u8>, result: &str) {
+// Inlined, so that what is appended is known and costs a few moves.
+#[inline(always)]
+fn push_result(out: &mut Vec<u8>, result: &'static str) {
     out.extend_from_slice(b",\"result\":\"");
     out.extend_from_slice(result.as_bytes());
     out.extend_from_slice(b"\"}\n");

@@ -4,6 +4,7 @@
 pub(crate) mod answer;
 pub(crate) mod json;
 mod parse;
+mod quick;
 mod reply;
 mod request;
 

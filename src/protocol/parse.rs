@@ -9,7 +9,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use crate::lock::{Limit, SessionId, Token};
 
-use super::{LockRequest, MAX_LIMIT, MAX_NAME_BYTES, MAX_WHO_BYTES, Request, Who};
+use super::{LockRequest, MAX_LIMIT, MAX_NAME_BYTES, MAX_WHO_BYTES, Request, Who, quick};
 
 /// Waiting longer than this is waiting for ever (31 years); it keeps every sum of times in range.
 const MAX_TIMEOUT_SECONDS: f64 = 1e9;
@@ -96,6 +96,14 @@ impl<'a> Request<'a> {
                 format!("the line is not valid UTF-8 from byte {} on", e.valid_up_to()),
             )
         })?;
+        match quick::parse(text) {
+            Some(request) => Ok(request),
+            None => Self::parse_any(text),
+        }
+    }
+
+    /// Reads any line, and says what is wrong with it.
+    pub(crate) fn parse_any(text: &'a str) -> Result<Self, Refusal> {
         let fields: Fields<'a> = serde_json::from_str(text).map_err(|e| {
             Refusal::new(ErrorCode::BadJson, format!("the line must be one JSON object: {e}"))
         })?;

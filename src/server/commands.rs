@@ -98,12 +98,16 @@ impl Service {
             queue_max: request.queue_max,
             extended: request.limit.is_some(),
         };
+        // Only a session's place in a queue is stored, and only this ends it at once.
+        let waited = ask.wait == Some(Duration::ZERO)
+            && self.session(key).is_some()
+            && self.table.claim_of(owner, name).is_some();
         match self.table.lock(owner, name, &ask, now) {
             Outcome::Acquired(grant) => self.acquired(key, name, &ask, grant),
             Outcome::AlreadyAcquired(grant) => self.tell_held(key, name, &ask, grant, true),
             Outcome::Queued { ticket } => self.queued(key, name, &ask, ticket),
             Outcome::StillQueued => {}
-            Outcome::TimedOut { waited } => {
+            Outcome::TimedOut => {
                 if waited {
                     self.note_left(key, name);
                 }
@@ -130,7 +134,7 @@ impl Service {
             && self.holds_in_doubt.remove(&token)
         {
             self.note_left(key, name);
-            self.with_effects(now, |table, effects| table.unlock(owner, name, now, effects));
+            self.with_effects(|table, effects| table.unlock(owner, name, now, effects));
         }
     }
 
@@ -212,7 +216,7 @@ impl Service {
             }
             Unlocked::Nothing => self.answer(key, self.needs(key), &Answer::ReleaseFailed { name }),
         }
-        self.deliver(effects, now);
+        self.deliver(effects);
     }
 
     fn reset(&mut self, key: Key, now: BootTime) {
@@ -228,7 +232,7 @@ impl Service {
             self.table.release_all(owner, now, &mut effects);
         }
         self.answer(key, self.needs(key), &Answer::ResetSucceeded);
-        self.deliver(effects, now);
+        self.deliver(effects);
     }
 
     fn open_session(&mut self, key: Key, ttl: Duration, who: Who, now: BootTime) -> Result<(), Refusal> {
@@ -299,7 +303,7 @@ impl Service {
     fn resume_if_ready(&mut self, session: SessionKey, now: BootTime) {
         let owner = self.sessions.get(session).owner;
         match self.readiness.ready_at() {
-            None => self.with_effects(now, |table, effects| table.resume(owner, now, effects)),
+            None => self.with_effects(|table, effects| table.resume(owner, now, effects)),
             Some(_) => self.table.suspend(owner),
         }
     }

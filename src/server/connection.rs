@@ -114,7 +114,7 @@ impl Connection {
     pub(super) fn advance(&mut self, written: usize) {
         self.sent += written as u32;
         if self.sent as usize == self.out.len() {
-            self.out = Vec::new();
+            self.out.clear();
             self.sent = 0;
         }
     }
@@ -148,7 +148,15 @@ pub(super) enum Needs {
 pub(super) struct Connections {
     all: Slab<Connection>,
     dirty: Vec<Key>,
+    /// Empty output buffers: a connection has one only while it has something to send.
+    spare: Vec<Vec<u8>>,
 }
+
+/// Spare output buffers, and how large one may be to be kept: as many as a busy turn needs.
+const MAX_SPARE: usize = 512;
+const MAX_SPARE_BYTES: usize = 4096;
+/// A new output buffer: some replies fit without growing it.
+const NEW_BUFFER_BYTES: usize = 512;
 
 impl Connections {
     pub(super) fn add(&mut self, peer: Peer, now: BootTime) -> Key {
@@ -183,11 +191,25 @@ impl Connections {
         {
             return line(&mut withheld.lines);
         }
+        if connection.out.capacity() == 0 {
+            connection.out = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(NEW_BUFFER_BYTES));
+        }
         if needs == Needs::Commit && connection.unstored_from == NOWHERE {
             connection.unstored_from = connection.out.len() as u32;
         }
         line(&mut connection.out);
         Self::mark(&mut self.dirty, key, connection);
+    }
+
+    /// Takes a connection's output buffer back once it is empty.
+    pub(super) fn recycle(&mut self, key: Key) {
+        let Some(connection) = self.all.get_mut(key) else { return };
+        if connection.out.is_empty() && connection.out.capacity() > 0 {
+            let buffer = std::mem::take(&mut connection.out);
+            if self.spare.len() < MAX_SPARE && buffer.capacity() <= MAX_SPARE_BYTES {
+                self.spare.push(buffer);
+            }
+        }
     }
 
     /// Has the connection looked at when output is written, also if there is none.

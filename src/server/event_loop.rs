@@ -2,10 +2,12 @@
 //! what has come, runs the timers, commits, and writes once to each connection that got lines.
 
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use tracing::{debug, warn};
 
@@ -24,6 +26,8 @@ const EVENTS: usize = 1024;
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 /// The loop looks around at least so often.
 const MAX_SLEEP: Duration = Duration::from_secs(60);
+/// Sleeps shorter than this count from now, longer ones from the begin of the turn.
+const PRECISE_BELOW: Duration = Duration::from_secs(1);
 /// Reads of one connection a turn: one that sends faster than we read doesn't hold up the others.
 const READS_A_TURN: usize = 4;
 
@@ -31,6 +35,7 @@ const READS_A_TURN: usize = 4;
 const TURNED_AWAY_AT_ONCE: usize = 64;
 
 pub(super) const WAKER: Token = Token(usize::MAX);
+const STOPPER: Token = Token(usize::MAX - 1);
 const FIRST_LISTENER: usize = usize::MAX / 2;
 
 pub(super) struct EventLoop {
@@ -38,6 +43,8 @@ pub(super) struct EventLoop {
     pub(super) listeners: Vec<Listener>,
     pub(super) service: Service,
     pub(super) stop: Arc<AtomicBool>,
+    /// Kept open for as long as it is watched.
+    stopper: Option<OwnedFd>,
     sockets: Vec<Option<Client>>,
     config: Config,
     buffer: Box<[u8]>,
@@ -50,6 +57,8 @@ pub(super) struct EventLoop {
     /// Turns in a row that fetched as many events as fit: some may be older than they look.
     full_turns: usize,
     heard_until: BootTime,
+    /// When this turn began.
+    now: BootTime,
     next_stats: Option<BootTime>,
 }
 
@@ -83,6 +92,7 @@ impl EventLoop {
             listeners,
             service,
             stop: Arc::default(),
+            stopper: None,
             sockets: Vec::new(),
             buffer: vec![0; READ_BYTES].into_boxed_slice(),
             unread: Vec::new(),
@@ -92,10 +102,19 @@ impl EventLoop {
             empty_since: Some(now),
             full_turns: 0,
             heard_until: now,
+            now,
             next_stats: config.stats.map(|every| now + every),
             config,
         };
         Ok((event_loop, waker))
+    }
+
+    /// Ends the loop once this can be read from.
+    pub(super) fn stop_when_readable(&mut self, stopper: OwnedFd) -> Result<(), ServeError> {
+        let registered =
+            self.poll.registry().register(&mut SourceFd(&stopper.as_raw_fd()), STOPPER, Interest::READABLE);
+        self.stopper = Some(stopper);
+        registered.map_err(|source| ServeError::Poll { source })
     }
 
     pub(super) fn run(mut self) -> Result<(), ServeError> {
@@ -108,9 +127,11 @@ impl EventLoop {
     }
 
     fn turn(&mut self, events: &mut Events) -> Result<(), ServeError> {
-        let before = BootTime::now();
-        self.wait(events, before)?;
+        // The clock as it was read last: earlier than the wait, which is all that it must be here.
+        let before = self.now;
+        self.wait(events)?;
         let now = BootTime::now();
+        self.now = now;
         self.note_heard(before, events);
         for key in std::mem::take(&mut self.unread) {
             if let Some(Some(client)) = self.sockets.get_mut(key) {
@@ -121,6 +142,7 @@ impl EventLoop {
         for event in events.iter() {
             match event.token() {
                 WAKER => {}
+                STOPPER => self.stop.store(true, Ordering::Release),
                 Token(number) if number >= FIRST_LISTENER => self.accept_all(number - FIRST_LISTENER, now),
                 Token(key) => self.handle(key, event, now),
             }
@@ -145,22 +167,33 @@ impl EventLoop {
         }
     }
 
-    fn wait(&mut self, events: &mut Events, now: BootTime) -> Result<(), ServeError> {
+    fn wait(&mut self, events: &mut Events) -> Result<(), ServeError> {
         if self.has_work() {
             return self.poll(events, Duration::ZERO);
         }
-        let spin_until = now + self.config.busy_poll;
-        while !self.config.busy_poll.is_zero() {
+        if !self.config.busy_poll.is_zero() && self.spin(events)? {
+            return Ok(());
+        }
+        let next = self.next_timer();
+        let mut time = next.saturating_since(self.now);
+        if time < PRECISE_BELOW {
+            time = next.saturating_since(BootTime::now());
+        }
+        self.poll(events, time.min(MAX_SLEEP))
+    }
+
+    /// Looks for events for a while without sleeping; whether some came.
+    fn spin(&mut self, events: &mut Events) -> Result<bool, ServeError> {
+        let until = BootTime::now() + self.config.busy_poll;
+        loop {
             self.poll(events, Duration::ZERO)?;
             if !events.is_empty() {
-                return Ok(());
+                return Ok(true);
             }
-            if BootTime::now() >= spin_until {
-                break;
+            if BootTime::now() >= until {
+                return Ok(false);
             }
         }
-        let next = self.next_timer(now);
-        self.poll(events, next.saturating_since(now).min(MAX_SLEEP))
     }
 
     fn has_work(&self) -> bool {
@@ -177,7 +210,7 @@ impl EventLoop {
         }
     }
 
-    fn next_timer(&self, now: BootTime) -> BootTime {
+    fn next_timer(&self) -> BootTime {
         let empty_until = match (self.config.exit_when_empty, self.empty_since) {
             (Some(after), Some(since)) => Some(since + after),
             (None, _) | (_, None) => None,
@@ -185,7 +218,7 @@ impl EventLoop {
         [self.accept_again_at, empty_until, self.next_stats]
             .into_iter()
             .flatten()
-            .fold(self.service.next_timer().max(now), BootTime::min)
+            .fold(self.service.next_timer(), BootTime::min)
     }
 
     /// An embedded server that nobody has needed for a while ends.
@@ -263,10 +296,9 @@ impl EventLoop {
             for &key in &dirty {
                 self.write(key, now);
             }
-            let is_done = dirty.is_empty();
             self.dirty = dirty;
             let ended = self.service.take_ended();
-            if is_done && ended.is_empty() {
+            if ended.is_empty() {
                 break;
             }
             ended.into_iter().for_each(|key| self.close(key, now));

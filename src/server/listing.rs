@@ -10,10 +10,9 @@ use super::connection::{Key, Role};
 use super::service::Service;
 
 /// Who holds and waits for one lock, as it stands in a reply to one who does neither.
-#[derive(Clone)]
 pub(super) struct Lists {
-    queue: std::rc::Rc<[u8]>,
-    holders: std::rc::Rc<[u8]>,
+    queue: Vec<u8>,
+    holders: Vec<u8>,
 }
 
 impl Lists {
@@ -23,7 +22,12 @@ impl Lists {
             lock.queue().for_each(|claim| push_label(queue.next(), service, claim.party()));
             lock.holders().for_each(|claim| push_holder(holders.next(), service, &claim, now));
         }
-        Self { queue: queue.end().into(), holders: holders.end().into() }
+        Self { queue: queue.end(), holders: holders.end() }
+    }
+
+    /// Bytes of a reply that carries them.
+    pub(super) fn len(&self) -> usize {
+        self.queue.len() + self.holders.len()
     }
 
     pub(super) fn turned_away<'a>(&'a self, name: &'a str, extended: bool, why: TurnedAwayBy) -> Answer<'a> {

@@ -20,6 +20,8 @@ mod bounds;
 mod commands;
 mod connection;
 mod event_loop;
+#[doc(hidden)]
+pub mod fuzzing;
 mod listener;
 mod listing;
 mod operators;
@@ -33,6 +35,7 @@ mod store;
 
 use std::fmt;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -154,6 +157,12 @@ impl Server {
     /// For ending it from elsewhere.
     pub fn handle(&self) -> Handle {
         self.handle.clone()
+    }
+
+    /// Has it end once `stopper` can be read from: the end of a pipe that signal handlers write to,
+    /// without a thread that waits for signals.
+    pub fn stop_when_readable(&mut self, stopper: impl Into<OwnedFd>) -> Result<(), ServeError> {
+        self.event_loop.stop_when_readable(stopper.into())
     }
 
     /// Serves until it is told to stop. Sessions are kept for the next start.

@@ -75,7 +75,7 @@ impl Service {
         match party {
             Party::Connection(_) => {
                 self.answer(key, Needs::Nothing, &Answer::Taken { name: &name, token });
-                self.with_effects(now, |table, effects| table.revoke(&name, token, now, effects));
+                self.with_effects(|table, effects| table.revoke(&name, token, now, effects));
             }
             Party::Session(session) => self.revoke(key, SessionKey(session), &name, token, reason, now),
         }

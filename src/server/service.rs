@@ -4,7 +4,7 @@
 //! A turn is: bytes of all connections, then [`Service::run_timers`], then [`Service::commit`], and
 //! only then is output written. Nothing here blocks but the store.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +30,8 @@ const RETRY_STORE: Duration = Duration::from_secs(1);
 const MAX_SWEEP: Duration = Duration::from_secs(5);
 /// The same at most: a sweep looks at every connection.
 const MIN_SWEEP: Duration = Duration::from_millis(50);
+/// Answers to ended waits are written up to this size before they are sent.
+const TOLD_BYTES_A_TURN: usize = 4 * 1024 * 1024;
 /// How long a client may take to hang up after our last line.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -55,6 +57,8 @@ pub(super) struct Service {
     effects: Vec<Effect>,
     store_state: StoreState,
     next_sweep: BootTime,
+    /// Waits that have ended and aren't told yet.
+    untold: VecDeque<TimedOut>,
     /// Broken or done: the loop closes their sockets.
     ended: Vec<Key>,
 }
@@ -65,6 +69,13 @@ enum StoreState {
     Failing {
         retry_at: BootTime,
     },
+}
+
+/// Whose wait has ended.
+struct TimedOut {
+    party: Party,
+    name: Arc<str>,
+    extended: bool,
 }
 
 /// What the loop does with a socket after a write to it.
@@ -108,6 +119,7 @@ impl Service {
             effects: Vec::new(),
             store_state: StoreState::Working,
             next_sweep: now,
+            untold: VecDeque::new(),
             ended: Vec::new(),
         };
         service.get_ready(now);
@@ -173,9 +185,9 @@ impl Service {
         }
     }
 
-    /// Lines are left that can be served without waiting for anything.
+    /// Something is left that can be done without waiting for anything.
     pub(super) fn has_backlog(&self) -> bool {
-        !self.backlog.is_empty()
+        !self.backlog.is_empty() || !self.untold.is_empty()
     }
 
     /// Does what is due: waits, sessions, idle connections. Sessions are ended by `heard_until`:
@@ -183,7 +195,8 @@ impl Service {
     pub(super) fn run_timers(&mut self, now: BootTime, heard_until: BootTime) {
         let mut effects = std::mem::take(&mut self.effects);
         self.table.expire_waits(now, &mut effects);
-        self.deliver(effects, now);
+        self.deliver(effects);
+        self.tell_timed_out(now);
         self.expire_sessions(heard_until, now);
         self.get_ready(now);
         if now >= self.next_sweep {
@@ -231,6 +244,7 @@ impl Service {
 
     /// After a write to a connection: whether it is done with, may be served again, or is too slow.
     pub(super) fn after_write(&mut self, key: Key, now: BootTime) -> AfterWrite {
+        self.connections.recycle(key);
         let Some(connection) = self.connections.get_mut(key) else { return AfterWrite::Nothing };
         if connection.unsent_len() > MAX_UNSENT_BYTES {
             warn!(peer = %connection.peer, "closed a client that doesn't read its replies");
@@ -339,6 +353,9 @@ impl Service {
         if line.is_empty() {
             return;
         }
+        if !self.untold.is_empty() {
+            self.tell_before_serving(key, now);
+        }
         let refused = match Request::parse(line) {
             Ok(request) => self.serve(key, request, now).err(),
             Err(refusal) => Some(refusal),
@@ -376,9 +393,10 @@ impl Service {
         let Some(connection) = self.connections.get_mut(key) else { return };
         match std::mem::replace(&mut connection.role, Role::Plain(None)) {
             Role::Plain(None) => {}
-            Role::Plain(Some(owner)) => self.with_effects(now, |table, effects| {
-                table.remove_owner(owner, now, effects);
-            }),
+            Role::Plain(Some(owner)) => {
+                self.forget_untold(Party::Connection(key as u32));
+                self.with_effects(|table, effects| table.remove_owner(owner, now, effects));
+            }
             Role::Session(session) => {
                 self.sessions.detach(session);
                 self.table.suspend(self.sessions.get(session).owner);
@@ -387,14 +405,10 @@ impl Service {
     }
 
     /// Does something to the table and tells everybody what became of it.
-    pub(super) fn with_effects<T>(
-        &mut self,
-        now: BootTime,
-        change: impl FnOnce(&mut Table, &mut Vec<Effect>) -> T,
-    ) -> T {
+    pub(super) fn with_effects<T>(&mut self, change: impl FnOnce(&mut Table, &mut Vec<Effect>) -> T) -> T {
         let mut effects = std::mem::take(&mut self.effects);
         let result = change(&mut self.table, &mut effects);
-        self.deliver(effects, now);
+        self.deliver(effects);
         result
     }
 
@@ -404,23 +418,73 @@ impl Service {
     }
 
     /// Tells everybody what happened to them.
-    pub(super) fn deliver(&mut self, mut effects: Vec<Effect>, now: BootTime) {
-        // Each reply carries the queue: a thousand timeouts of one lock write it once.
-        let mut lists: HashMap<Arc<str>, Lists> = HashMap::new();
+    pub(super) fn deliver(&mut self, mut effects: Vec<Effect>) {
+        if effects.is_empty() {
+            self.effects = effects;
+            return;
+        }
         for effect in effects.drain(..) {
             match effect {
                 Effect::Granted { party, name, grant, extended } => {
                     self.tell_granted(party, &name, grant, extended);
                 }
                 Effect::TimedOut { party, name, extended } => {
-                    let lists =
-                        lists.entry(Arc::clone(&name)).or_insert_with(|| Lists::of_lock(self, &name, now));
-                    let lists = lists.clone();
-                    self.tell_timed_out(party, &name, &lists, extended);
+                    self.untold.push_back(TimedOut { party, name, extended });
                 }
             }
         }
         self.effects = effects;
+    }
+
+    /// Tells those whose waits have ended, in portions, because each reply carries the queue: a portion
+    /// is sent before the next one is written. A lock's queue is written once a portion.
+    fn tell_timed_out(&mut self, now: BootTime) {
+        let mut lists = HashMap::new();
+        let mut written = 0;
+        while written < TOLD_BYTES_A_TURN {
+            let Some(ended) = self.untold.pop_front() else { return };
+            written += self.tell_one(&ended, &mut lists, now);
+        }
+    }
+
+    /// A client that says something new is first told of its waits that had ended before.
+    fn tell_before_serving(&mut self, key: Key, now: BootTime) {
+        let party = match self.connections.get(key).map(|connection| connection.role) {
+            None | Some(Role::Plain(None)) => return,
+            Some(Role::Plain(Some(_))) => Party::Connection(key as u32),
+            Some(Role::Session(session)) => Party::Session(session.0),
+        };
+        let (ours, others) =
+            std::mem::take(&mut self.untold).into_iter().partition(|ended| ended.party == party);
+        self.untold = others;
+        let ours: VecDeque<TimedOut> = ours;
+        for ended in &ours {
+            self.tell_one(ended, &mut HashMap::new(), now);
+        }
+    }
+
+    /// Tells one of the end of its wait; the size of the lists in the reply.
+    fn tell_one(&mut self, ended: &TimedOut, lists: &mut HashMap<Arc<str>, Lists>, now: BootTime) -> usize {
+        let TimedOut { party, name, extended } = ended;
+        let lists = lists.entry(Arc::clone(name)).or_insert_with(|| Lists::of_lock(self, name, now));
+        let (connection, needs) = match *party {
+            Party::Connection(key) => (Some(key as Key), Needs::Nothing),
+            Party::Session(key) => {
+                let session = self.sessions.get(SessionKey(key));
+                self.store.left(session.number, Arc::clone(name));
+                (session.connection.map(|key| key as Key), Needs::Commit)
+            }
+        };
+        let Some(key) = connection else { return 0 };
+        self.answer(key, needs, &lists.turned_away(name, *extended, TurnedAwayBy::Timeout));
+        lists.len()
+    }
+
+    /// Nothing more is told to this one, whose number somebody else may get.
+    fn forget_untold(&mut self, party: Party) {
+        if !self.untold.is_empty() {
+            self.untold.retain(|ended| ended.party != party);
+        }
     }
 
     fn tell_granted(&mut self, party: Party, name: &Arc<str>, grant: Grant, extended: bool) {
@@ -439,20 +503,6 @@ impl Service {
         if let Some(key) = connection {
             let answer = Answer::Acquired { name, grant: extended.then_some(grant), again: false };
             self.answer(key, needs, &answer);
-        }
-    }
-
-    fn tell_timed_out(&mut self, party: Party, name: &Arc<str>, lists: &Lists, extended: bool) {
-        let (connection, needs) = match party {
-            Party::Connection(key) => (Some(key as Key), Needs::Nothing),
-            Party::Session(key) => {
-                let session = self.sessions.get(SessionKey(key));
-                self.store.left(session.number, Arc::clone(name));
-                (session.connection.map(|key| key as Key), Needs::Commit)
-            }
-        };
-        if let Some(key) = connection {
-            self.answer(key, needs, &lists.turned_away(name, extended, TurnedAwayBy::Timeout));
         }
     }
 
@@ -490,10 +540,11 @@ impl Service {
 
     /// Ends a session and releases what it has; its connection comes back, without a role.
     pub(super) fn end_session(&mut self, key: SessionKey, now: BootTime) -> Option<Key> {
+        self.forget_untold(Party::Session(key.0));
         let session = self.sessions.remove(key);
         self.store.session_closed(session.number);
         self.revocations.all_given_back(key);
-        self.with_effects(now, |table, effects| table.remove_owner(session.owner, now, effects));
+        self.with_effects(|table, effects| table.remove_owner(session.owner, now, effects));
         let connection = session.connection.map(|key| key as Key)?;
         self.connections.get_mut(connection)?.role = Role::Plain(None);
         Some(connection)
@@ -505,7 +556,7 @@ impl Service {
         self.store.booted(boot_id);
         let connected: Vec<_> =
             self.sessions.iter().filter(|(_, s)| s.connection.is_some()).map(|(_, s)| s.owner).collect();
-        self.with_effects(now, |table, effects| table.resume_all(&connected, now, effects));
+        self.with_effects(|table, effects| table.resume_all(&connected, now, effects));
     }
 
     fn sweep(&mut self, now: BootTime) {

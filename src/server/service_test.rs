@@ -7,7 +7,7 @@ use crate::boot_time::BootTime;
 
 use super::connection::{Key, Peer};
 use super::service::Service;
-use super::{Bounds, Config, StoreConfig};
+use super::{Bounds, Config, StoreConfig, StoreError};
 
 /// A service whose time is the test's, turned by hand.
 struct Turned {
@@ -16,11 +16,23 @@ struct Turned {
     peers: u64,
 }
 
+/// Opens a service. Another test that forks just now has a copy of every descriptor until it execs, the
+/// lock on a store that was closed among them.
+fn open(config: &Config, now: BootTime) -> Service {
+    let until = std::time::Instant::now() + Duration::from_secs(60);
+    loop {
+        match Service::open(config, now) {
+            Err(StoreError::InUse { .. }) if std::time::Instant::now() < until => std::thread::yield_now(),
+            result => return result.unwrap(),
+        }
+    }
+}
+
 impl Turned {
     fn new(config: &Config) -> Self {
         // Far from the boot, so that nothing waits for a reboot to be over.
         let now = BootTime::from_since_boot(Duration::from_secs(1_000_000));
-        Self { service: Service::open(config, now).unwrap(), now, peers: 0 }
+        Self { service: open(config, now), now, peers: 0 }
     }
 
     fn in_dir(dir: &Path) -> Self {
@@ -285,4 +297,43 @@ fn released_is_written_before_the_next_holders_acquired() {
     let mut dirty = Vec::new();
     turned.service.connections.take_dirty(&mut dirty);
     assert_eq!(dirty, [a, b]);
+}
+
+#[test]
+fn a_thousand_timeouts_are_told_in_portions_and_before_anything_later() {
+    let mut turned = Turned::new(&Config::default());
+    let holder = turned.connect();
+    turned.turn(holder, LOCK);
+    let stays: Vec<_> = (0..3000).map(|_| turned.connect()).collect();
+    for &key in &stays {
+        turned.turn(key, LOCK);
+    }
+    let leaves: Vec<_> = (0..200).map(|_| turned.connect()).collect();
+    for &key in &leaves {
+        turned.turn(key, "{\"command\":\"lock\",\"name\":\"x\",\"timeout\":1}\n");
+    }
+    turned.now = turned.now + Duration::from_secs(1);
+    turned.service.run_timers(turned.now, turned.now);
+    let unsent = |turned: &Turned| -> usize {
+        leaves.iter().map(|&key| turned.service.connections.get(key).unwrap().unsent_len()).sum()
+    };
+    assert!(turned.service.has_backlog() && unsent(&turned) < 6 << 20, "{}", unsent(&turned));
+    // One that isn't told yet says something new: the old answer comes first.
+    let last = *leaves.last().unwrap();
+    let heard = turned.turn(last, "{\"command\":\"reset\"}\n");
+    let lines: Vec<_> = heard.lines().collect();
+    assert!(lines[0].ends_with("\"timed_out\"}") && lines[1].contains("reset_succeeded"), "{}", lines.len());
+    // One that is gone is told nothing, nor is who gets its number.
+    let gone = leaves[leaves.len() - 2];
+    turned.service.disconnect(gone, turned.now);
+    let new = turned.connect();
+    assert_eq!(new, gone);
+    let mut told = 0;
+    while turned.service.has_backlog() {
+        turned.finish();
+    }
+    for &key in leaves.iter().filter(|&&key| key != gone && key != last) {
+        told += turned.output(key).matches("timed_out").count();
+    }
+    assert_eq!((told, turned.output(new).as_str()), (leaves.len() - 2, ""));
 }

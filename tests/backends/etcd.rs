@@ -8,13 +8,14 @@ use nix::sys::signal::Signal;
 use officer::backend::{AcquireError, ConnectError, Event, Loss};
 use tempfile::TempDir;
 
+use crate::certificates::Certificates;
 use crate::engine::{Engine, LONG_TTL, at_once, client, connect, one_of, options, wanted};
 use crate::holder::Holder;
 use crate::peer::Peer;
 use crate::process::{Process, blocking, free_port, logged, run, soon, until};
 use crate::proxy::Proxy;
 use crate::suite::{busy, refused, suite};
-use crate::wrapper::{officer_exec, wrapper};
+use crate::wrapper::{officer_exec, officer_exec_with, wrapper};
 
 pub(crate) struct Etcd {
     folder: TempDir,
@@ -281,4 +282,46 @@ async fn etcdctl_lock_and_the_program_exclude_each_other() {
     theirs.ends().await;
     let third = officer_exec(&url, &["-i", "ctl-program"], &["true"]);
     assert_eq!(third.exit_code().await, 0);
+}
+
+#[tokio::test]
+async fn a_member_is_spoken_to_by_tls_with_a_certificate_on_both_sides() {
+    let files = Certificates::make();
+    let (ca, certificate, key) = (files.ca(), files.certificate(), files.key());
+    let (port, peer_port) = (free_port(), free_port());
+    let folder = tempfile::tempdir().expect("a folder for the data");
+    let (client, peer) = (format!("https://127.0.0.1:{port}"), format!("http://127.0.0.1:{peer_port}"));
+    let mut command = logged("etcd", folder.path());
+    command.args(["--data-dir", "data", "--listen-client-urls", &client, "--advertise-client-urls", &client]);
+    command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
+    command.args(["--initial-cluster", &format!("default={peer}"), "--client-cert-auth"]);
+    command
+        .arg("--cert-file")
+        .arg(&certificate)
+        .arg("--key-file")
+        .arg(&key)
+        .arg("--trusted-ca-file")
+        .arg(&ca);
+    let _server = Process::start(command, "etcd-server");
+    let url = Etcd::url_at(port);
+    let all = [
+        ("ETCDCTL_CACERT", ca.as_path()),
+        ("ETCDCTL_CERT", certificate.as_path()),
+        ("ETCDCTL_KEY", key.as_path()),
+    ];
+    let mut trusted = officer_exec_with(&all, &url, &["-i", "encrypted"], &["sh", "-c", "echo in; cat"]);
+    trusted.says("in").await;
+    let second = officer_exec_with(&all, &url, &["-n", "-i", "encrypted"], &["true"]);
+    assert_eq!(second.exit_code().await, 75);
+    trusted.let_go();
+    assert_eq!(trusted.exit_code().await, 0);
+    // Signed by an authority that isn't ours; its folder is gone at once.
+    let missing = Certificates::make().ca();
+    let others = Certificates::make();
+    let refused =
+        officer_exec_with(&[("ETCDCTL_CACERT", &others.ca())], &url, &["-i", "encrypted"], &["true"]);
+    assert_eq!(refused.exit_code().await, 77);
+    let unreadable =
+        officer_exec_with(&[("ETCDCTL_CACERT", &missing)], &url, &["-i", "encrypted"], &["true"]);
+    assert_eq!(unreadable.exit_code().await, 2);
 }

@@ -1,6 +1,8 @@
 //! One suite of promises over every engine, each a real server that the test starts itself, and the
 //! engines' own lock commands beside ours.
 
+#[cfg(any(feature = "etcd", feature = "redis"))]
+mod certificates;
 mod cost;
 mod engine;
 mod holder;
@@ -8,6 +10,8 @@ mod officer_server;
 mod peer;
 mod process;
 mod proxy;
+#[cfg(any(feature = "zookeeper", feature = "redis"))]
+mod python;
 mod suite;
 mod wrapper;
 

@@ -2,9 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Stdio};
-use std::sync::OnceLock;
 
 use nix::sys::signal::Signal;
 use tokio::sync::mpsc;
@@ -33,14 +31,6 @@ impl Peer {
         Self { process, input, lines }
     }
 
-    /// A script of `peers/` with the libraries from PyPI.
-    #[cfg(any(feature = "zookeeper", feature = "redis"))]
-    pub(crate) fn python(script: &str, arguments: &[&str]) -> Self {
-        let mut command = Command::new(python());
-        command.arg(root().join("tests/backends/peers").join(script)).args(arguments);
-        Self::start(command, "python3")
-    }
-
     /// Its next line, which must begin so.
     pub(crate) async fn says(&mut self, begin: &str) -> String {
         let line =
@@ -50,6 +40,7 @@ impl Peer {
     }
 
     /// Whether it has said nothing more so far.
+    #[cfg(any(feature = "zookeeper", feature = "etcd", feature = "redis"))]
     pub(crate) fn is_silent(&mut self) -> bool {
         self.lines.try_recv().is_err()
     }
@@ -81,19 +72,4 @@ impl Peer {
         self.input = None;
         while soon("its end", self.lines.recv()).await.is_some() {}
     }
-}
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-/// The interpreter of the virtual environment, which is made once.
-#[cfg(any(feature = "zookeeper", feature = "redis"))]
-fn python() -> &'static Path {
-    static PYTHON: OnceLock<PathBuf> = OnceLock::new();
-    PYTHON.get_or_init(|| {
-        let mut script = Command::new(root().join("contrib/test/interop-venv"));
-        script.arg(root().join("target/interop-venv")).current_dir(root());
-        PathBuf::from(crate::process::run(script, "python3-venv").trim())
-    })
 }

@@ -108,6 +108,7 @@ pub(crate) fn logged(program: &str, folder: &Path) -> Command {
 }
 
 /// Runs a tool to its end; its standard output. A tool that fails fails the test.
+#[cfg(any(feature = "zookeeper", feature = "etcd", feature = "redis"))]
 pub(crate) fn run(mut command: Command, package: &str) -> String {
     let program = command.get_program().to_string_lossy().into_owned();
     let output = match command.stdin(Stdio::null()).output() {

@@ -9,12 +9,14 @@ use officer::backend::{AcquireError, ConnectError, Loss, WaitEnd};
 use officer::lock::Slot;
 use tempfile::TempDir;
 
+use crate::certificates::Certificates;
 use crate::engine::{Engine, LONG_TTL, at_once, client, client_with, connect, one_of, options, wanted};
 use crate::holder::Holder;
 use crate::peer::Peer;
 use crate::process::{DEADLINE, Process, blocking, free_port, logged, run, soon, until};
+use crate::python;
 use crate::suite::{busy, refused, suite, until_queued};
-use crate::wrapper::{officer_exec, wrapper};
+use crate::wrapper::{officer_exec, officer_exec_with, wrapper};
 
 pub(crate) struct Redis {
     folder: TempDir,
@@ -232,7 +234,7 @@ async fn bookkeeping_goes_when_nobody_uses_the_lock() {
 }
 
 fn redis_py(name: &str, waits: &str) -> Peer {
-    Peer::python("redis_peer.py", &[&Redis::shared().port().to_string(), name, waits])
+    python::script("redis_peer.py", &[&Redis::shared().port().to_string(), name, waits])
 }
 
 #[tokio::test]
@@ -262,7 +264,32 @@ async fn redis_py_lock_and_ours_exclude_each_other() {
     theirs.says("busy").await;
     let mut theirs = redis_py("py-lock", "wait");
     theirs.says("asking").await;
+    assert!(theirs.is_silent());
     ours.release().await;
     theirs.says("acquired").await;
     theirs.ends().await;
+}
+
+#[tokio::test]
+async fn a_server_is_spoken_to_by_tls() {
+    let files = Certificates::make();
+    let port = free_port();
+    let folder = tempfile::tempdir().expect("a folder for the data");
+    let mut command = logged("redis-server", folder.path());
+    command.args(["--bind", "127.0.0.1", "--port", "0", "--save", "", "--tls-port", &port.to_string()]);
+    command.arg("--tls-cert-file").arg(files.certificate()).arg("--tls-key-file").arg(files.key());
+    command.arg("--tls-ca-cert-file").arg(files.ca()).args(["--tls-auth-clients", "no"]);
+    let _server = Process::start(command, "redis-server");
+    let url = format!("rediss://127.0.0.1:{port}");
+    // The system's certificates, as OpenSSL's programs are told of others.
+    let trust = [("SSL_CERT_FILE", files.ca())];
+    let trust = trust.each_ref().map(|(name, file)| (*name, file.as_path()));
+    let mut trusting = officer_exec_with(&trust, &url, &["-i", "encrypted"], &["sh", "-c", "echo in; cat"]);
+    trusting.says("in").await;
+    let second = officer_exec_with(&trust, &url, &["-n", "-i", "encrypted"], &["true"]);
+    assert_eq!(second.exit_code().await, 75);
+    let untrusting = officer_exec(&url, &["-T", "1s", "-i", "encrypted"], &["true"]);
+    assert_eq!(untrusting.exit_code().await, 69);
+    trusting.let_go();
+    assert_eq!(trusting.exit_code().await, 0);
 }

@@ -432,6 +432,7 @@ pub(crate) async fn an_engine_that_goes_ends_the_wait<E: Engine>() {
     drop(holder);
 }
 
+#[cfg(any(feature = "zookeeper", feature = "etcd", feature = "redis"))]
 pub(crate) async fn a_lock_without_a_lease_is_refused<E: Engine>() {
     match connect(&E::shared().url(), &options(Duration::ZERO)).await.map(drop) {
         Err(ConnectError::Unsupported(_)) => {}
@@ -439,6 +440,7 @@ pub(crate) async fn a_lock_without_a_lease_is_refused<E: Engine>() {
     }
 }
 
+#[cfg(any(feature = "zookeeper", feature = "etcd", feature = "redis"))]
 pub(crate) async fn names_that_mean_something_to_the_engine_are_refused<E: Engine>() {
     let url = E::shared().url();
     for name in ["", "line\nbreak", "nul\0"] {

@@ -1,6 +1,7 @@
 //! What the program makes of an engine: exit codes, the command's environment, and that the command
 //! doesn't outlive the lock.
 
+use std::path::Path;
 use std::process::Command;
 
 use nix::sys::signal::Signal;
@@ -9,6 +10,7 @@ use crate::engine::{Engine, at_once, client, wanted};
 use crate::holder::Holder;
 use crate::peer::Peer;
 use crate::process::{blocking, free_port, soon};
+use crate::proxy::Proxy;
 use crate::suite::{busy, until_queued};
 
 /// Makes the program's tests for one engine.
@@ -26,6 +28,7 @@ macro_rules! wrapper {
             an_engine_that_restarts_in_time_is_not_noticed
             a_wrapper_that_is_terminated_while_waiting_leaves_the_queue
             a_wrapper_that_is_killed_passes_the_lock_on
+            a_command_that_is_cut_off_ends_before_the_next_begins
         }
     };
     ($engine:ty: $($promise:ident)*) => {
@@ -44,19 +47,25 @@ const HOLD: &[&str] = &["sh", "-c", "echo started; cat; echo ended; exit 3"];
 
 /// `officer-exec --server URL OPTIONS -- WORDS`, with an environment that configures nothing.
 pub(crate) fn officer_exec(url: &str, options: &[&str], words: &[&str]) -> Peer {
+    officer_exec_with(&[], url, options, words)
+}
+
+/// The same with variables.
+pub(crate) fn officer_exec_with(
+    variables: &[(&str, &Path)],
+    url: &str,
+    options: &[&str],
+    words: &[&str],
+) -> Peer {
     let mut command = Command::new(env!("CARGO_BIN_EXE_officer-exec"));
     for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("OFFICER_") || name == "ZKHOSTS" {
+        if name.to_string_lossy().starts_with("OFFICER_") || name == "ZKHOSTS" || name == "SSL_CERT_FILE" {
             command.env_remove(name);
         }
     }
-    Peer::start(
-        {
-            command.args(["--server", url]).args(options).arg("--").args(words);
-            command
-        },
-        "cargo",
-    )
+    command.envs(variables.iter().copied());
+    command.args(["--server", url]).args(options).arg("--").args(words);
+    Peer::start(command, "cargo")
 }
 
 pub(crate) async fn the_command_runs_and_is_told_of_its_lock<E: Engine>() {
@@ -172,4 +181,32 @@ pub(crate) async fn a_wrapper_that_is_killed_passes_the_lock_on<E: Engine>() {
     let guard = soon("the last will passes it on", standing).await.unwrap_or_else(|cause| panic!("{cause}"));
     wrapper.ends().await;
     Holder::of(guard).release().await;
+}
+
+pub(crate) async fn a_command_that_is_cut_off_ends_before_the_next_begins<E: Engine>() {
+    let server = E::shared();
+    let proxy = Proxy::to(server.port());
+    let folder = tempfile::tempdir().expect("a folder for the traces");
+    let traces = folder.path().join("traces");
+    // Deaf to the stop signal, and with a child that is a daemon.
+    let first = format!(
+        "trap '' TERM; (setsid sh -c 'while :; do echo first >>{0}; sleep 0.01; done' &) ; echo started; \
+         while :; do echo first >>{0}; sleep 0.01; done",
+        traces.display()
+    );
+    let second = format!("echo second >>{}; echo started; cat", traces.display());
+    let options = ["--ttl", "6s", "-k", "1s", "-i", "cut-off"];
+    let mut cut_off = officer_exec(&E::url_at(proxy.port()), &options, &["sh", "-c", &first]);
+    cut_off.says("started").await;
+    let mut next = officer_exec(&server.url(), &options, &["sh", "-c", &second]);
+    until_queued(&server.url(), "cut-off", 2).await;
+    proxy.cut();
+    next.says("started").await;
+    assert_eq!(cut_off.exit_code().await, 79);
+    next.let_go();
+    assert_eq!(next.exit_code().await, 0);
+    let traces = std::fs::read_to_string(&traces).expect("both have written");
+    let (before, after) = traces.split_once("second").expect("the second has run");
+    assert!(before.contains("first"));
+    assert_eq!(after.trim(), "", "the first ran on beside the second");
 }

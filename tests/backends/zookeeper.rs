@@ -15,6 +15,8 @@ use crate::engine::{Engine, at_once, client, client_with, one_of, wanted};
 use crate::holder::Holder;
 use crate::peer::Peer;
 use crate::process::{Process, blocking, free_port, logged, run, soon, until};
+use crate::proxy::Proxy;
+use crate::python;
 use crate::suite::{busy, refused, suite, until_queued};
 use crate::wrapper::wrapper;
 
@@ -199,7 +201,7 @@ async fn the_mix_of_both_kinds_is_seen_where_the_data_says_nothing() {
 
 fn kazoo(path: &str, limit: u32, waits: &str) -> Peer {
     let server = format!("127.0.0.1:{}", ZooKeeper::shared().port());
-    Peer::python("kazoo_peer.py", &[&server, &format!("/lockex/{path}"), &limit.to_string(), waits])
+    python::script("kazoo_peer.py", &[&server, &format!("/lockex/{path}"), &limit.to_string(), waits])
 }
 
 /// Returns when kazoo's waiter stands in line: `many` contenders are there.
@@ -336,4 +338,27 @@ async fn a_lockex_semaphore_and_the_program_share_its_places() {
     ours.let_go();
     assert_eq!(ours.exit_code().await, 0);
     theirs.ends().await;
+}
+
+#[tokio::test]
+async fn what_the_client_library_says_is_not_logged() {
+    let proxy = Proxy::to(ZooKeeper::shared().port());
+    proxy.cut();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_officer-exec"));
+    command.args([
+        "--server",
+        &ZooKeeper::url_at(proxy.port()),
+        "-T",
+        "3s",
+        "--ttl",
+        "2s",
+        "-k",
+        "100ms",
+        "true",
+    ]);
+    let output = blocking(move || command.output().expect("the program runs")).await;
+    assert_eq!(output.status.code(), Some(69));
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(log.lines().count(), 1, "{log}");
+    assert!(log.starts_with("officer-exec: cannot reach zk://"), "{log}");
 }

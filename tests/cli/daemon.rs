@@ -60,7 +60,7 @@ fn start_comes_back_when_the_server_serves_and_stop_when_it_has_ended() {
     assert_eq!((status.code, status.stdout.as_str()), (Some(3), "not running\n"));
     assert!(!daemon.path().join("officer.pid").exists());
     let log = std::fs::read_to_string(daemon.path().join("officer.log")).unwrap();
-    assert!(log.contains("listening") && log.contains("ending"), "{log}");
+    assert!(log.contains("listening") && log.contains("ended"), "{log}");
 }
 
 #[test]

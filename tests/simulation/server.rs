@@ -372,7 +372,7 @@ impl Server {
                 self.store.add(Change::Claimed { number, lock: at, limit, state });
             }
             Outcome::StillQueued => {}
-            Outcome::TimedOut { .. } => {
+            Outcome::TimedOut => {
                 env.checkers.left(id, at);
                 self.store.add(Change::Left { number, lock: at });
                 self.reply(conn, Reply::TimedOut(away(name)));

@@ -4,6 +4,7 @@
 //! 64-bit integers are decimal strings there, keys and values base64, zero and empty fields absent.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -15,12 +16,17 @@ use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use nix::sys::socket::{setsockopt, sockopt};
+use rustls::ClientConfig;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
+use tokio_rustls::TlsConnector;
 
 use crate::backend::engine::Failure;
+
+use super::tls;
 
 const DEFAULT_PORT: u16 = 2379;
 
@@ -103,6 +109,8 @@ fn member(host: &str) -> Result<String, String> {
 /// The way to one etcd cluster; calls may run at the same time and be dropped at any await.
 pub(super) struct Gateway {
     address: Address,
+    /// `None`: without.
+    tls: Option<TlsConnector>,
     link: Mutex<Link>,
 }
 
@@ -140,8 +148,8 @@ struct GatewayError {
 }
 
 impl Gateway {
-    pub(super) fn new(address: Address) -> Self {
-        Self { address, link: Mutex::default() }
+    pub(super) fn new(address: Address, tls: Option<Arc<ClientConfig>>) -> Self {
+        Self { address, tls: tls.map(TlsConnector::from), link: Mutex::default() }
     }
 
     /// One request, one answer.
@@ -267,11 +275,34 @@ impl Gateway {
         };
         stream.set_nodelay(true).map_err(|cause| self.unanswered(member, &cause))?;
         keep_alive(&stream).map_err(|cause| self.unanswered(member, &cause))?;
+        match &self.tls {
+            None => self.speak_http(member, stream).await,
+            Some(tls) => {
+                let name = tls::server_name(&self.address.members[member]).map_err(Failure::Refused)?;
+                let encrypted =
+                    tls.connect(name, stream).await.map_err(|cause| self.untrusted(member, &cause))?;
+                self.speak_http(member, encrypted).await
+            }
+        }
+    }
+
+    async fn speak_http<S>(&self, member: usize, stream: S) -> Result<SendRequest<Full<Bytes>>, Failure>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
         let (sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|cause| self.unanswered(member, &cause))?;
         // It ends with its sender; what goes wrong on it, the sender is told.
         tokio::spawn(connection);
         Ok(sender)
+    }
+
+    /// A certificate that isn't accepted is no silence that may pass.
+    fn untrusted(&self, member: usize, cause: &std::io::Error) -> Failure {
+        if cause.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) {
+            return Failure::Refused(format!("{}: {cause}", self.address.members[member]));
+        }
+        self.unanswered(member, cause)
     }
 
     fn unanswered(&self, member: usize, cause: &dyn fmt::Display) -> Failure {

@@ -7,10 +7,12 @@
 //! together. The two kinds are seen across prefixes: asking for the other one is a limit mismatch.
 //!
 //! A loss is noticed by a watch of our own key, and by each renewal, which asks for the lease and then
-//! for the key. Holders of a semaphore have no slots. Not here: TLS and users by certificate.
+//! for the key. Holders of a semaphore have no slots. Users and TLS are those of etcdctl's
+//! variables. Not here: users by the name in a certificate, which the gateway doesn't pass on.
 
 mod gateway;
 mod messages;
+mod tls;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +35,7 @@ use super::{
 };
 use gateway::{Address, Credentials, Gateway};
 use messages::{Cluster, KeyValue, LeaseId, Revision};
+use tls::Files;
 
 /// What a semaphore's prefix ends in, before the slash.
 const SEMAPHORE: &str = ".semaphore";
@@ -70,11 +73,6 @@ pub(crate) async fn execute_will(hosts: &str, handle: &str) -> Result<(), Releas
 /// The way to the members, with the credentials that etcdctl would use.
 fn cluster(hosts: &str) -> Result<Cluster, ConnectError> {
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    for tls in ["ETCDCTL_CACERT", "ETCDCTL_CERT", "ETCDCTL_KEY"] {
-        if variable(tls).is_some() {
-            return Err(ConnectError::Unsupported(format!("{tls} is set, but TLS to etcd is not supported")));
-        }
-    }
     let unsupported = |wrong: String| ConnectError::Unsupported(format!("cannot use etcd://: {wrong}"));
     let mut address = Address::parse(hosts).map_err(unsupported)?;
     if address.credentials.is_none()
@@ -85,8 +83,14 @@ fn cluster(hosts: &str) -> Result<Cluster, ConnectError> {
             None => Credentials::parse(&user).map_err(unsupported)?,
         });
     }
+    let files = Files {
+        ca: variable("ETCDCTL_CACERT"),
+        certificate: variable("ETCDCTL_CERT"),
+        key: variable("ETCDCTL_KEY"),
+    };
+    let tls = files.client().map_err(unsupported)?;
     let server = format!("etcd://{}", address.members.join(","));
-    Ok(Cluster::new(Gateway::new(address), server, format!("etcd://{hosts}")))
+    Ok(Cluster::new(Gateway::new(address, tls), server, format!("etcd://{hosts}")))
 }
 
 /// Stands in line with one lease.

@@ -10,7 +10,7 @@
 //! Not promised, because Redis can't: asynchronous replication may forget a lock at a fail-over, a
 //! server without persistence forgets all at a restart, and a step of the server's wall clock shortens or
 //! lengthens every lease. The fencing token is never behind the server's clock in milliseconds, so that
-//! it grows even when its counter was forgotten. Not here: TLS (`rediss://`).
+//! it grows even when its counter was forgotten.
 
 mod server;
 

@@ -22,6 +22,10 @@ use crate::watch::{Parts, Watch};
 /// How long giving the lock back may take without a lease that would end by itself.
 const RELEASE_BOUND: Duration = Duration::from_secs(10);
 
+/// How long it may take at least, also when the lease is over: a server that gets the request passes
+/// the lock on at once, whatever it has heard from us before.
+const LEAST_RELEASE_BOUND: Duration = Duration::from_millis(200);
+
 /// The same once a signal has asked us to end. Whoever signals our whole group, as shells and service
 /// managers do, ends the command by it too: that signal must not keep the lock from the next one.
 const HURRIED_RELEASE_BOUND: Duration = Duration::from_secs(2);
@@ -234,22 +238,22 @@ fn not_started(plan: &Plan, error: &StartError) -> ExitStatus {
     }
 }
 
-/// Gives the lock back and says whether that was confirmed, of a lock that was not lost before. Also
-/// one that was revoked is given back: it passes on then. A signal that would end a wait shortens the
-/// time for it; the rest is left to the lease.
+/// Gives the lock back, if it may still count as ours, and says whether that was confirmed. A signal
+/// that would end a wait shortens the time for it; the rest is left to the lease.
 async fn release(guard: Box<dyn Guard>, lease: &Lease, signals: &mut Signals) -> bool {
-    let left = lease.end().map(|end| end.saturating_since(BootTime::now()));
-    let bound = left.unwrap_or(RELEASE_BOUND);
-    if bound.is_zero() {
+    if !lease.may_be_ours() {
         return false;
     }
+    let left = lease.end().map(|end| end.saturating_since(BootTime::now()));
+    let bound = left.map_or(RELEASE_BOUND, |left| left.max(LEAST_RELEASE_BOUND));
     let mut releasing = guard.release(bound);
     let released = tokio::select! {
         released = &mut releasing => Ok(released),
         _ = ending_signal(signals) => tokio::time::timeout(HURRIED_RELEASE_BOUND, releasing).await,
     };
     match released {
-        Ok(Ok(())) => return !lease.is_lost(),
+        Ok(Ok(())) => return true,
+        Ok(Err(error)) if left == Some(Duration::ZERO) => tracing::info!("{error}; its lease is over"),
         Ok(Err(error)) => tracing::warn!("{error}; its lease ends it"),
         Err(_) => tracing::warn!("interrupted while giving the lock back; its lease ends it"),
     }

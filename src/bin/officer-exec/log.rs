@@ -11,9 +11,12 @@ use std::time::Duration;
 use clap::ValueEnum;
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Subscriber};
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
 use tracing_subscriber::fmt::{FmtContext, MakeWriter};
+use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::cli::LogPlan;
 
@@ -57,14 +60,19 @@ impl From<LogLevel> for LevelFilter {
 
 /// Starts logging. No thread is made before the first line.
 pub fn start(plan: LogPlan) {
-    let builder = tracing_subscriber::fmt()
-        .with_max_level(LevelFilter::from(plan.level))
-        .with_writer(Stderr)
-        .with_ansi(false);
+    let level = LevelFilter::from(plan.level);
+    let builder = tracing_subscriber::fmt().with_max_level(level).with_writer(Stderr).with_ansi(false);
     match plan.format {
-        LogFormat::Text => builder.event_format(Plain).init(),
-        LogFormat::Json => builder.json().flatten_event(true).init(),
+        LogFormat::Text => builder.event_format(Plain).finish().with(whose(level)).init(),
+        LogFormat::Json => builder.json().flatten_event(true).finish().with(whose(level)).init(),
     }
+}
+
+/// Ours alone, unless someone is looking for a fault: what a library has to say of an engine comes to
+/// us as an error, and is told once, in our words.
+fn whose(level: LevelFilter) -> Targets {
+    let of_libraries = if level >= LevelFilter::DEBUG { level } else { LevelFilter::OFF };
+    Targets::new().with_default(of_libraries).with_target("officer", level).with_target("officer_exec", level)
 }
 
 /// Waits, for a bounded time, until what was logged is written.

@@ -3,8 +3,9 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal};
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,6 @@ use nix::unistd::Pid;
 use officer::protocol::DEFAULT_PORT;
 use officer::server::{Address, Bounds, Config, Listener, Server, StoreConfig};
 use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 use tracing::{error, info};
 
 use crate::console;
@@ -229,9 +229,9 @@ fn open_log(path: &Path) -> Result<File, String> {
 
 /// Serves until a signal ends it; `serving` is called once clients can connect.
 fn run(args: &ServeArgs, serving: impl FnOnce()) -> Result<ExitStatus, String> {
-    let mut signals =
-        Signals::new([SIGTERM, SIGINT]).map_err(|e| format!("cannot watch for signals: {e}"))?;
-    let server = Server::bind(args.config()?, args.listeners()?).map_err(|e| e.to_string())?;
+    let stopper = watch_signals().map_err(|e| format!("cannot watch for signals: {e}"))?;
+    let mut server = Server::bind(args.config()?, args.listeners()?).map_err(|e| e.to_string())?;
+    server.stop_when_readable(stopper).map_err(|e| e.to_string())?;
     for address in server.addresses() {
         match address {
             Address::Tcp(address) => info!(%address, "listening"),
@@ -240,18 +240,19 @@ fn run(args: &ServeArgs, serving: impl FnOnce()) -> Result<ExitStatus, String> {
         }
     }
     serving();
-    let handle = server.handle();
-    let watch = signals.handle();
-    let watcher = std::thread::spawn(move || {
-        if let Some(signal) = signals.forever().next() {
-            info!(signal, "ending");
-            handle.stop();
-        }
-    });
-    let ended = server.run().map_err(|e| e.to_string());
-    watch.close();
-    watcher.join().map_err(|_| "cannot end cleanly: the watcher of signals panicked".to_owned())?;
-    ended.map(|()| ExitStatus::Success)
+    server.run().map_err(|e| e.to_string())?;
+    info!("ended");
+    Ok(ExitStatus::Success)
+}
+
+/// Can be read from once a signal came that asks us to end.
+fn watch_signals() -> io::Result<UnixStream> {
+    let (stopper, writer) = UnixStream::pair()?;
+    stopper.set_nonblocking(true)?;
+    for signal in [SIGTERM, SIGINT] {
+        signal_hook::low_level::pipe::register(signal, writer.try_clone()?)?;
+    }
+    Ok(stopper)
 }
 
 impl ServeArgs {

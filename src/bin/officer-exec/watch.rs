@@ -114,18 +114,19 @@ impl<'a> Watch<'a> {
                 return self.tell(report);
             }
             let heard = self.next().await;
-            // Time first: after a pause, what was heard in it may hide that the deadline has passed.
-            self.act(BootTime::now());
             self.take(heard);
         }
     }
 
     async fn next(&mut self) -> Heard {
         let wake = self.wake();
+        // The tree comes first: a command that ended by itself while we were stopped was not ended
+        // by us, however late it is now. Time may come last, for it is looked at in every round.
         tokio::select! {
+            biased;
             event = self.guardian.event(), if !self.tree.is_dead() => Heard::Tree(event),
-            event = self.guard.event(), if !self.engine_done => Heard::Lease(event),
             received = self.signals.next() => Heard::Signal(received.expect("our own pipe can be read")),
+            event = self.guard.event(), if !self.engine_done => Heard::Lease(event),
             woken = self.timer.sleep_until(wake) => {
                 woken.expect("a timer that was made can be set");
                 Heard::Time
@@ -136,7 +137,11 @@ impl<'a> Watch<'a> {
     fn take(&mut self, heard: Heard) {
         match heard {
             Heard::Tree(event) => self.heard_of_tree(event),
-            Heard::Lease(event) => self.heard_of_lease(event),
+            Heard::Lease(event) => {
+                // Time first: after a pause, what was heard in it may hide that the deadline has passed.
+                self.act(BootTime::now());
+                self.heard_of_lease(event);
+            }
             Heard::Signal(received) => self.received(received),
             Heard::Time => {}
         }

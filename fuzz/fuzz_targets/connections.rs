@@ -1,0 +1,4 @@
+//! Whole connections, their bytes, ends and the time: `cargo +nightly fuzz run connections`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| officer::server::fuzzing::connections(data));
