@@ -4,6 +4,7 @@
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -81,11 +82,42 @@ fn start() -> io::Result<()> {
 }
 
 /// Runs `start`, whose orphans become init's and not ours: a wrapper ends the tree of which it is the
-/// reaper, and the server doesn't belong to that.
+/// reaper, and the server doesn't belong to that. One at a time: a start that took too long goes on
+/// beside the next one, which must not take "no reaper" for what it has to restore.
 fn orphaning<T>(start: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    // What is guarded is the process's own flag; nothing of it can be left half done.
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let was_reaper = prctl::get_child_subreaper()?;
     prctl::set_child_subreaper(false)?;
     let result = start();
     prctl::set_child_subreaper(was_reaper)?;
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    #[test]
+    fn two_starts_at_once_leave_the_process_a_reaper() {
+        prctl::set_child_subreaper(true).unwrap();
+        let (second_is_in, second_came_in) = channel();
+        let second = std::thread::scope(|scope| {
+            let first = orphaning(|| {
+                let second = scope.spawn(|| orphaning(|| second_is_in.send(()).map_err(io::Error::other)));
+                // It may not come in while the first is there: a moment to try.
+                let came_in = second_came_in.recv_timeout(Duration::from_millis(300)).is_ok();
+                Ok((second, came_in))
+            });
+            let (second, came_in) = first.unwrap();
+            second.join().unwrap().unwrap();
+            came_in
+        });
+        let is_reaper = prctl::get_child_subreaper().unwrap();
+        prctl::set_child_subreaper(false).unwrap();
+        assert!(is_reaper && !second);
+    }
 }

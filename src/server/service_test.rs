@@ -130,6 +130,29 @@ fn what_a_full_disk_held_back_is_there_after_a_restart() {
     assert_eq!(names, ["a".repeat(20_000).as_str(), "b".repeat(20_000).as_str()]);
 }
 
+#[test]
+fn while_the_disk_is_full_no_more_is_kept_than_lives() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut turned = Turned::in_dir(dir.path());
+    let lasting = turned.connect();
+    turned.turn(lasting, "{\"command\":\"open\",\"ttl\":60}\n");
+    turned.service.store.pretend_full(true);
+    turned.turn(lasting, &big_lock('a'));
+    for _ in 0..50 {
+        let passing = turned.connect();
+        turned.turn(passing, "{\"command\":\"open\",\"ttl\":60}\n");
+        turned.turn(passing, LOCK);
+        turned.turn(passing, "{\"command\":\"close\"}\n");
+    }
+    // The next try to write fails as well.
+    turned.pass(Duration::from_secs(2));
+    assert_eq!(turned.service.store.pending_len(), 1);
+    turned.service.store.pretend_full(false);
+    turned.pass(Duration::from_secs(2));
+    assert_eq!(turned.service.store.pending_len(), 0);
+    assert!(turned.output(lasting).contains("acquired"));
+}
+
 /// What a session's request is answered, as JSON.
 fn ask(turned: &mut Turned, key: Key, line: &str) -> serde_json::Value {
     serde_json::from_str(&turned.turn(key, line)).unwrap()

@@ -5,7 +5,7 @@
 //! SQLite in WAL mode with synchronous=NORMAL: a commit survives our own crash without an fsync. The
 //! reservation of tokens is the exception, it must survive a crash of the host.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -263,6 +263,15 @@ impl DiskStore {
     }
 
     fn commit(&mut self, next_token: Token) -> Result<(), StoreError> {
+        let written = self.write(next_token);
+        match &written {
+            Ok(()) => self.pending.clear(),
+            Err(_) => self.pending.forget_the_dead(),
+        }
+        written
+    }
+
+    fn write(&mut self, next_token: Token) -> Result<(), StoreError> {
         if next_token.0 + TOKEN_BLOCK / 2 > self.token_mark {
             self.write_token_mark(next_token.0 + TOKEN_BLOCK)?;
         }
@@ -270,9 +279,7 @@ impl DiskStore {
             return Ok(());
         }
         let Self { db, path, pending, .. } = self;
-        write_pending(db, pending).map_err(|source| broken(path, source))?;
-        pending.clear();
-        Ok(())
+        write_pending(db, pending).map_err(|source| broken(path, source))
     }
 
     fn write_token_mark(&mut self, mark: u64) -> Result<(), StoreError> {
@@ -291,6 +298,17 @@ impl DiskStore {
 impl Pending {
     fn is_empty(&self) -> bool {
         self.opened.is_empty() && self.claims.is_empty() && self.closed.is_empty() && self.boot_id.is_none()
+    }
+
+    /// What came and went without ever being written needn't be: however long the store fails, no more
+    /// is kept than lives or was written before.
+    fn forget_the_dead(&mut self) {
+        let closed: HashSet<u64> = self.closed.iter().copied().collect();
+        let unwritten: HashSet<u64> = self.opened.iter().map(|session| session.number).collect();
+        self.opened.retain(|session| !closed.contains(&session.number));
+        self.claims
+            .retain(|(session, _), claim| !closed.contains(session) && (claim.stored || claim.row.is_some()));
+        self.closed.retain(|number| !unwritten.contains(number));
     }
 
     fn clear(&mut self) {
@@ -538,5 +556,11 @@ impl Store {
         let Self::Disk(disk) = self else { panic!("only a disk can be full") };
         let pages = if is_full { 1 } else { 1_000_000 };
         disk.db.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(())).unwrap();
+    }
+
+    /// How many changes wait to be written.
+    pub(super) fn pending_len(&self) -> usize {
+        let Self::Disk(disk) = self else { panic!("only a disk can be full") };
+        disk.pending.opened.len() + disk.pending.claims.len() + disk.pending.closed.len()
     }
 }

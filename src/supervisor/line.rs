@@ -67,7 +67,10 @@ impl Line {
         self.watch()?;
         match self.send(&Order::Start, descriptors)? {
             // Closed: what is heard next says so.
-            Sent::Yes | Sent::Closed => Ok(()),
+            Sent::Yes | Sent::Closed => {
+                self.wake();
+                Ok(())
+            }
             Sent::Full => Err(Errno::EAGAIN.into()),
         }
     }

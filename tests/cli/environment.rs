@@ -1,6 +1,8 @@
 //! What the command is told, and what it must not be told.
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::process::Command;
 
 use crate::support::{Server, finish, officer_exec, sh};
@@ -37,6 +39,17 @@ fn options_come_from_variables_too() {
     let mut command = server.exec(&[], &sh("echo $OFFICER_LOCK"));
     command.env("OFFICER_LOCK_ID", "from-the-environment");
     assert_eq!(finish(&mut command).stdout, "from-the-environment\n");
+}
+
+#[test]
+fn a_variable_that_cannot_be_read_is_no_reason_to_take_another_server() {
+    for name in ["OFFICER_SERVER", "ZKHOSTS"] {
+        let mut command = officer_exec();
+        command.env(name, OsStr::from_bytes(b"officer://\xff")).arg("true");
+        let refused = finish(&mut command);
+        assert_eq!(refused.code, Some(2), "{}", refused.stderr);
+        assert!(refused.stderr.contains(name), "{}", refused.stderr);
+    }
 }
 
 #[test]

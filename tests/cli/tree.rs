@@ -143,6 +143,17 @@ fn a_killed_guardian_takes_the_tree_along() {
 }
 
 #[test]
+fn a_guardian_that_was_stopped_during_the_wait_starts_the_command() {
+    let server = Server::start();
+    let holder = server.hold(&["-i", "a"]);
+    let mut waiter = server.wait_for("a", &["-i", "a", "--ttl", LONG_TTL], &["echo", "started"]);
+    kill(guardian_of(waiter.pid()), Signal::SIGSTOP).unwrap();
+    holder.finish();
+    wait_until("the command has run", || !waiter.is_running());
+    assert_eq!(waiter.finish().stdout, "started\n");
+}
+
+#[test]
 fn a_stopped_wrapper_loses_its_tree_at_the_deadline() {
     let server = Server::start();
     let options = ["-i", "a", "--ttl", "2", "--grace", "300ms"];

@@ -1,5 +1,6 @@
 //! Flags -> a ready plan; nothing else sees flags.
 
+use std::env::VarError;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -394,15 +395,28 @@ impl ExecArgs {
 
     /// The lock server, and whether nobody has named one. A flag wins over every variable.
     fn server(&self) -> Result<(ServerUrl, bool), String> {
-        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let from_hosts = |hosts: &String| format!("zk://{hosts}");
-        let named = (self.server.clone().map(|url| (url, "--server")))
-            .or_else(|| self.zkhosts.as_ref().map(|hosts| (from_hosts(hosts), "--zkhosts")))
-            .or_else(|| variable("OFFICER_SERVER").map(|url| (url, "OFFICER_SERVER")))
-            .or_else(|| variable("ZKHOSTS").map(|hosts| (from_hosts(&hosts), "ZKHOSTS")));
+        let flag = (self.server.clone().map(|url| (url, "--server")))
+            .or_else(|| self.zkhosts.as_ref().map(|hosts| (from_hosts(hosts), "--zkhosts")));
+        let named = match flag {
+            Some(named) => Some(named),
+            None => match variable("OFFICER_SERVER")? {
+                Some(url) => Some((url, "OFFICER_SERVER")),
+                None => variable("ZKHOSTS")?.map(|hosts| (from_hosts(&hosts), "ZKHOSTS")),
+            },
+        };
         let Some((url, source)) = named else { return Ok((ServerUrl::Local, true)) };
         let server = url.parse().map_err(|error| format!("{source}: {error}"))?;
         Ok((server, false))
+    }
+}
+
+/// A variable that is set and not empty. One that can't be read is no reason to take another server.
+fn variable(name: &str) -> Result<Option<String>, String> {
+    match std::env::var(name) {
+        Ok(value) => Ok(Some(value).filter(|value| !value.is_empty())),
+        Err(VarError::NotPresent) => Ok(None),
+        Err(VarError::NotUnicode(value)) => Err(format!("{name}: {value:?} is no UTF-8")),
     }
 }
 
