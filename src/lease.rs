@@ -16,14 +16,19 @@ use std::time::Duration;
 
 use crate::boot_time::BootTime;
 
-/// How much slower our clock may run than the server's, both off by up to 1 % in rate: 1 part in this.
+/// How much slower our clock may run than the server's: 1 part in this. Two clocks that are each off
+/// by 1 % in opposite ways differ by more, and with long ttls the promise is lost.
 const CLOCK_RATE_PART: u32 = 100;
 
 /// What killing a large tree takes on a busy host.
 const KILL_TIME: Duration = Duration::from_millis(200);
 
-/// So many renewals fit in a ttl; two may be lost.
-const RENEWALS_PER_TTL: u32 = 3;
+/// So many renewals fit in a ttl.
+pub const RENEWALS_PER_TTL: u32 = 3;
+
+/// Part of a ttl after which an answer counts as missing, and is asked for again. Small enough that
+/// a connection that died without a word is noticed, and another tried, well before the stop deadline.
+pub const PATIENCE_PER_TTL: u32 = 6;
 
 /// How often a lock without a lease says that it is alive (Officer's clients: 6 a minute).
 const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(10);
@@ -76,6 +81,10 @@ impl Terms {
     fn renew_every(self) -> Duration {
         if self.has_lease() { self.ttl / RENEWALS_PER_TTL } else { KEEP_ALIVE_EVERY }
     }
+
+    fn ask_again_after(self) -> Duration {
+        if self.has_lease() { self.ttl / PATIENCE_PER_TTL } else { KEEP_ALIVE_EVERY }
+    }
 }
 
 /// The ttl that `grace` just doesn't fit: ttl = 2 (grace + ttl/100 + 200 ms).
@@ -86,7 +95,7 @@ fn least_ttl(grace: Duration) -> Duration {
 /// What to do now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Send a renewal.
+    /// Send a renewal. If the one before has not been answered by now, it never will be.
     Renew,
     /// Send the stop signal to the tree: the lock is lost, or about to be.
     Stop(Why),
@@ -148,6 +157,7 @@ impl Lease {
     pub fn renewed(&mut self, sent: BootTime) {
         if sent > self.proven_at {
             self.proven_at = sent;
+            self.next_renewal = sent + self.terms.renew_every();
         }
     }
 
@@ -172,9 +182,10 @@ impl Lease {
         self.stop_sent
     }
 
-    /// Whether the engine still counts the lock as ours, as far as we know.
-    pub fn may_be_ours(&self, now: BootTime) -> bool {
-        (!self.told_lost || self.revoked) && self.end().is_none_or(|end| now < end)
+    /// Whether the engine may count the lock as ours. Also after the lease's end: the engine may have
+    /// heard renewals whose answers we have not.
+    pub fn may_be_ours(&self) -> bool {
+        !self.told_lost || self.revoked
     }
 
     /// When the server may pass the lock on at the earliest; `None`: no lease.
@@ -205,7 +216,7 @@ impl Lease {
         }
         // Also while stopping: a lease that lives keeps the next holder away until the tree is dead.
         if !self.told_lost && self.next_renewal <= now {
-            self.next_renewal = now + self.terms.renew_every();
+            self.next_renewal = now + self.terms.ask_again_after();
             return Some(Action::Renew);
         }
         None
@@ -255,11 +266,16 @@ mod tests {
         let mut lease = ten_seconds();
         assert_eq!(lease.kill_deadline(), Some(at(9700)));
         assert_eq!(due(&mut lease, at(3334)), [Action::Renew]);
-        assert_eq!(due(&mut lease, at(6667)), []);
+        assert_eq!(due(&mut lease, at(5000)), []);
+        assert_eq!(due(&mut lease, at(5001)), [Action::Renew], "asked again, with time left to reconnect");
         assert_eq!(due(&mut lease, at(6699)), [Action::Renew]);
         assert_eq!(due(&mut lease, at(6700)), [Action::Stop(Why::NotRenewed)]);
         assert!(lease.is_lost());
-        assert_eq!(due(&mut lease, at(9699)), []);
+        assert_eq!(
+            due(&mut lease, at(9699)),
+            [Action::Renew],
+            "a lease that comes back keeps the next one away"
+        );
         assert_eq!(due(&mut lease, at(9700))[0], Action::Kill);
         assert!(lease.end().unwrap() > at(9700));
     }
@@ -279,7 +295,7 @@ mod tests {
         let mut lease = ten_seconds();
         assert_eq!(due(&mut lease, at(60_000)), [Action::Kill, Action::Renew]);
         assert!(lease.is_lost());
-        assert!(!lease.may_be_ours(at(60_000)));
+        assert!(lease.may_be_ours(), "as the engine sees it: it may have heard of us");
     }
 
     #[test]
@@ -287,8 +303,7 @@ mod tests {
         let mut lease = ten_seconds();
         lease.told_revoked();
         assert_eq!(due(&mut lease, at(10)), [Action::Stop(Why::ToldSo)]);
-        assert!(lease.may_be_ours(at(10)));
-        assert!(!lease.may_be_ours(at(60_000)));
+        assert!(lease.may_be_ours());
     }
 
     #[test]
@@ -297,6 +312,7 @@ mod tests {
         lease.told_lost();
         assert_eq!(due(&mut lease, at(10)), [Action::Stop(Why::ToldSo)]);
         assert_eq!(lease.next_wake(), lease.kill_deadline());
+        assert!(!lease.may_be_ours());
         assert_eq!(due(&mut lease, at(9700)), [Action::Kill]);
         assert_eq!(lease.next_wake(), None);
     }

@@ -81,36 +81,61 @@ fn round(time: Duration) -> Duration {
     Duration::from_millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// How long an engine is asked again before we give up on it.
+/// How long, and how often, an engine is asked again before we give up on it.
 #[derive(Clone, Debug)]
 pub(super) struct Patience {
     limit: Duration,
+    /// How often an operation may fail with an answer.
+    tries: u32,
     silent_since: Option<BootTime>,
+    /// How often it has.
+    failed: u32,
     pause: Duration,
 }
 
 impl Patience {
-    /// An engine may be silent for `limit`.
+    /// An engine may be silent for `limit`; an answer counts whatever it is.
     pub(super) fn new(limit: Duration) -> Self {
-        Self { limit, silent_since: None, pause: FIRST_PAUSE }
+        Self { limit, tries: 1, silent_since: None, failed: 0, pause: FIRST_PAUSE }
     }
 
-    /// The engine was heard.
+    /// As the user asked for it.
+    pub(super) fn of(options: &ConnectOptions) -> Self {
+        Self { tries: options.operation_tries.max(1), ..Self::new(options.connect_timeout) }
+    }
+
+    /// The engine has done what it was asked for.
     pub(super) fn answered(&mut self) {
-        *self = Self::new(self.limit);
+        *self = Self { tries: self.tries, ..Self::new(self.limit) };
+    }
+
+    /// How much longer the engine may be silent.
+    fn left(&self, now: BootTime) -> Duration {
+        self.silent_since.map_or(self.limit, |since| self.limit.saturating_sub(now.saturating_since(since)))
     }
 
     /// A call sent at `asked` wasn't answered: how long to pause before the next, `None`: give up.
     pub(super) fn unanswered(&mut self, asked: BootTime, now: BootTime) -> Option<Duration> {
-        let since = *self.silent_since.get_or_insert(asked);
-        let left = self.limit.checked_sub(now.saturating_since(since)).filter(|left| !left.is_zero())?;
-        let pause = self.pause.min(left);
-        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
-        Some(pause)
+        self.silent_since.get_or_insert(asked);
+        let left = self.left(now);
+        (!left.is_zero()).then(|| self.next_pause().min(left))
+    }
+
+    /// The engine answered that it failed: how long to pause before the next try, `None`: that's it.
+    fn failed(&mut self) -> Option<Duration> {
+        self.silent_since = None;
+        self.failed += 1;
+        (self.failed < self.tries).then(|| self.next_pause())
+    }
+
+    fn next_pause(&mut self) -> Duration {
+        let pause = self.pause;
+        self.pause = (pause * 2).min(LONGEST_PAUSE);
+        pause
     }
 }
 
-/// Repeats a call until the engine answers or `patience` ends.
+/// Repeats a call until the engine has done it or `patience` ends.
 pub(super) async fn insist<T, Call>(
     patience: &mut Patience,
     limit: Duration,
@@ -121,16 +146,21 @@ where
 {
     loop {
         let asked = BootTime::now();
-        let failure = match within(limit, call()).await {
-            Err(failure @ Failure::Unanswered(_)) => failure,
-            answer => {
+        let limit = limit.min(patience.left(asked)).max(FIRST_PAUSE);
+        let (failure, pause) = match within(limit, call()).await {
+            Err(failure @ Failure::Unanswered(_)) => (failure, patience.unanswered(asked, BootTime::now())),
+            Err(failure @ Failure::Answer(_)) => (failure, patience.failed()),
+            done => {
                 patience.answered();
-                return answer;
+                return done;
             }
         };
-        match patience.unanswered(asked, BootTime::now()) {
+        match pause {
             Some(pause) => tokio::time::sleep(pause).await,
-            None => return Err(failure),
+            None => {
+                patience.answered();
+                return Err(failure);
+            }
         }
     }
 }
@@ -146,7 +176,7 @@ where
 {
     let mut tries_left = options.connect_tries.max(1);
     loop {
-        let mut patience = Patience::new(options.connect_timeout);
+        let mut patience = Patience::of(options);
         let failure = match insist(&mut patience, options.connect_timeout, &mut call).await {
             Ok(done) => return Ok(done),
             Err(failure) => failure,
@@ -243,6 +273,16 @@ mod tests {
         assert_eq!(patience.unanswered(at(10), at(11)), None);
         patience.answered();
         assert_eq!(patience.unanswered(at(11), at(12)), Some(FIRST_PAUSE));
+        assert_eq!(patience.left(at(12)), Duration::from_secs(9));
+    }
+
+    #[test]
+    fn an_operation_is_tried_as_often_as_asked() {
+        let mut patience = Patience { tries: 3, ..Patience::new(Duration::from_secs(10)) };
+        assert!(patience.failed().is_some() && patience.failed().is_some());
+        assert_eq!(patience.failed(), None);
+        patience.answered();
+        assert!(patience.failed().is_some());
     }
 
     #[test]

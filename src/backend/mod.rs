@@ -178,6 +178,14 @@ pub enum AcquireError {
     /// Someone else has it, and we were not to wait longer (exit 75).
     #[error("{0}")]
     Busy(Busy),
+    /// The server was started a short while ago and grants nothing yet; we were not to wait (exit 75).
+    #[error("{server} grants no locks yet: {message}")]
+    NotReady {
+        /// The engine, without secrets.
+        server: String,
+        /// What it said.
+        message: String,
+    },
     /// The lock is in use with another limit (exit 2).
     #[error(
         "the lock {name} is in use with limit {in_use}, this command asks for {asked}: all must use the same --concurrent"

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use crate::boot_time::BootTime;
 use crate::boot_timer::{BootTimer, sleep_until};
 use crate::client::{Connect, OpenError, Session, close_elsewhere};
+use crate::lease::{PATIENCE_PER_TTL, RENEWALS_PER_TTL};
 use crate::lock::{Limit, SessionId};
 use crate::protocol::{Granted, Holder, LockRequest, Reply, Request, TurnedAway};
 
@@ -22,11 +23,17 @@ use super::{
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 const LAST_BACKOFF: Duration = Duration::from_secs(1);
 
+/// How long one try to connect may take: a server that went without a word is asked anew.
+const TRY_BOUND: Duration = Duration::from_secs(5);
+
+/// How much later than the wait limit the server's word on it may come.
+const ANSWER_SLACK: Duration = Duration::from_secs(1);
+
 /// How long leaving the queue may take; what isn't confirmed by then is left to the lease.
 const LEAVE_BOUND: Duration = Duration::from_secs(2);
 
-/// Renewals in a ttl while waiting; the same as the lease's.
-const RENEWALS_PER_TTL: u32 = 3;
+/// The error by which a server says that it grants no session a lock yet.
+const NOT_READY: &str = "not_ready";
 
 /// Keep-alives of a lock without a lease while waiting.
 const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(10);
@@ -56,7 +63,7 @@ async fn reach(connector: &Arc<dyn Connect>, options: &ConnectOptions) -> Result
         let mut backoff = FIRST_BACKOFF;
         while BootTime::now() < until {
             let left = until.saturating_since(BootTime::now());
-            match tokio::time::timeout(left, open(connector, options)).await {
+            match tokio::time::timeout(left.min(TRY_BOUND), open(connector, options)).await {
                 Ok(Ok(link)) => return Ok(link),
                 Ok(Err(error @ (ConnectError::Refused { .. } | ConnectError::Unsupported(_)))) => {
                     return Err(error);
@@ -169,6 +176,13 @@ impl<'a> Place<'a> {
         }
     }
 
+    fn ask_again_after(&self) -> Duration {
+        match self.officer.options.ttl {
+            Duration::ZERO => KEEP_ALIVE_EVERY,
+            ttl => ttl / PATIENCE_PER_TTL,
+        }
+    }
+
     async fn wait(&mut self) -> Result<Granted, AcquireError> {
         let timer_failed = |cause: std::io::Error| self_failure(&cause);
         let mut timer = BootTimer::new().map_err(timer_failed)?;
@@ -202,7 +216,10 @@ impl<'a> Place<'a> {
     }
 
     fn wake(&self) -> BootTime {
-        let Some(since) = self.suspended_since else { return self.next_renewal };
+        let Some(since) = self.suspended_since else {
+            let overdue = self.until.map(|until| until + ANSWER_SLACK);
+            return overdue.map_or(self.next_renewal, |overdue| overdue.min(self.next_renewal));
+        };
         let unreachable_at = since + self.officer.options.connect_timeout;
         self.until.map_or(unreachable_at, |until| until.min(unreachable_at))
     }
@@ -210,7 +227,10 @@ impl<'a> Place<'a> {
     /// A renewal is due, or a server that is gone has been gone too long.
     fn woken(&mut self, now: BootTime) -> Result<(), AcquireError> {
         let Some(since) = self.suspended_since else {
-            self.next_renewal = now + self.renew_every();
+            if self.until.is_some_and(|until| until + ANSWER_SLACK <= now) {
+                return Err(self.busy(Vec::new()));
+            }
+            self.next_renewal = now + self.ask_again_after();
             self.link().renew();
             return Ok(());
         };
@@ -228,25 +248,22 @@ impl<'a> Place<'a> {
     async fn heard(&mut self, heard: Heard) -> Result<Option<Granted>, AcquireError> {
         match heard {
             Heard::Reply(reply) => self.answered(reply),
-            Heard::Renewed { .. } => Ok(None),
+            Heard::Renewed { sent } => {
+                self.next_renewal = sent + self.renew_every();
+                Ok(None)
+            }
             Heard::Suspended { cause } => {
                 tracing::info!(lock = self.full_name, cause, "connection lost while waiting");
                 self.suspended_since = Some(BootTime::now());
                 Ok(None)
             }
-            Heard::Resumed { holds } => {
+            Heard::Resumed { .. } => {
                 self.suspended_since = None;
                 self.next_renewal = BootTime::now() + self.renew_every();
-                let ours = holds.into_iter().find(|held| held.name == self.full_name);
-                if ours.is_none() {
-                    self.ask();
-                }
-                Ok(ours.map(|held| Granted {
-                    name: held.name,
-                    token: Some(held.token),
-                    slot: Some(held.slot),
-                    limit: Some(held.limit),
-                }))
+                // Also if it lists our lock: only the answer says that we have it, for the list may
+                // come from before a reboot of the server's host, and another may have had it since.
+                self.ask();
+                Ok(None)
             }
             Heard::Over(loss) => self.start_over(loss).await.map(|()| None),
         }
@@ -285,6 +302,9 @@ impl<'a> Place<'a> {
             }
             Reply::LimitMismatch { name, limit, asked } => {
                 Err(AcquireError::LimitMismatch { name, in_use: limit.to_string(), asked })
+            }
+            Reply::Error { error, message } if error == NOT_READY => {
+                Err(AcquireError::NotReady { server: self.officer.connector.server(), message })
             }
             Reply::Error { error, message } => Err(self.protocol(format!("{error}: {message}"))),
             other => Err(self.protocol(format!("{other:?} out of turn"))),

@@ -66,8 +66,9 @@ impl FromStr for ServerUrl {
     }
 }
 
-/// Cuts `user:password@` out of a URL.
+/// Cuts `user:password@` out of a URL, and a query (a UNIX socket's URL has its password there).
 fn hide_secrets(url: &str) -> String {
+    let url = url.split_once('?').map_or(url, |(url, _)| url);
     match (url.find("://"), url.rfind('@')) {
         (Some(scheme), Some(at)) if at > scheme => format!("{}{}", &url[..scheme + 3], &url[at + 1..]),
         _ => url.to_owned(),
@@ -121,6 +122,8 @@ mod tests {
         let url: ServerUrl = "redis://me:pass@h:1/2".parse().unwrap();
         assert_eq!(url.to_string(), "redis://h:1/2");
         assert_eq!(url.with_secrets(), "redis://me:pass@h:1/2");
+        let socket: ServerUrl = "redis+unix:///run/r.sock?pass=pass".parse().unwrap();
+        assert_eq!(socket.to_string(), "redis+unix:///run/r.sock");
         assert!(!"x://me:pass@h".parse::<ServerUrl>().unwrap_err().to_string().contains("pass"));
     }
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::boot_time::BootTime;
+use crate::lease::PATIENCE_PER_TTL;
 use crate::lock::SessionId;
 use crate::protocol::{Held, Reply, Request, Who};
 
@@ -18,6 +19,10 @@ use super::wire::{Connect, Wire};
 /// Between tries to reach a server that is gone: doubles from the first to the last.
 const FIRST_BACKOFF: Duration = Duration::from_millis(20);
 const LAST_BACKOFF: Duration = Duration::from_secs(1);
+
+/// How often in a row another connection may take the session over before it counts as somebody
+/// else's. One of ours that was given up can do so, when its last bytes arrive late.
+const SUPERSEDED_AT_MOST: u32 = 5;
 
 /// What a session hears.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,9 +53,9 @@ pub enum SessionEvent {
 /// Why a session is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SessionEnd {
-    /// It expired or was closed by someone else.
+    /// It expired or was closed.
     Unknown,
-    /// Another connection resumed it.
+    /// Another client has its secret and keeps resuming it.
     Superseded,
 }
 
@@ -85,6 +90,8 @@ pub struct Session {
     seq: u64,
     /// Renewals sent on this connection and not answered yet, oldest first.
     unanswered: VecDeque<Renewal>,
+    /// So often in a row was the session taken over.
+    superseded: u32,
     /// A break that was found by [`Session::renew`] and is still to be told.
     untold_break: Option<String>,
 }
@@ -131,6 +138,7 @@ impl Session {
             link,
             seq: 0,
             unanswered: VecDeque::new(),
+            superseded: 0,
             untold_break: None,
         })
     }
@@ -211,12 +219,23 @@ impl Session {
                 let sent = self.unanswered[position].sent;
                 self.unanswered.drain(..=position);
                 self.proven_at = self.proven_at.max(sent);
+                self.superseded = 0;
                 Some(SessionEvent::Renewed { sent })
             }
-            Reply::SessionUnknown | Reply::Expired => Some(self.over(SessionEnd::Unknown)),
-            Reply::Superseded => Some(self.over(SessionEnd::Superseded)),
+            // `Closed` also comes unasked, if the session was closed from elsewhere.
+            Reply::SessionUnknown | Reply::Expired | Reply::Closed => Some(self.over(SessionEnd::Unknown)),
+            Reply::Superseded => Some(self.taken_over()),
             other => Some(SessionEvent::Reply(other)),
         }
+    }
+
+    fn taken_over(&mut self) -> SessionEvent {
+        self.superseded += 1;
+        if self.superseded > SUPERSEDED_AT_MOST {
+            return self.over(SessionEnd::Superseded);
+        }
+        self.suspend();
+        SessionEvent::Suspended { cause: "another connection resumed the session".into() }
     }
 
     fn resumed(&mut self, resumption: Resumption) -> SessionEvent {
@@ -241,16 +260,46 @@ impl Session {
     }
 
     /// Ends the session, with everything it has, and waits for the confirmation; the caller bounds
-    /// the time. Resumes first if it is suspended.
+    /// the time. While suspended it doesn't resume first: a server that gets the request is enough,
+    /// even if we never see its answer.
     pub async fn close(mut self) {
+        let patience = self.patience();
         self.ask(&Request::Close { session: None });
-        loop {
-            match self.next().await {
-                SessionEvent::Reply(Reply::Closed) | SessionEvent::Gone(_) => return,
-                SessionEvent::Resumed { .. } => self.ask(&Request::Close { session: None }),
-                SessionEvent::Reply(_) | SessionEvent::Renewed { .. } | SessionEvent::Suspended { .. } => {}
+        while let Link::Up(_) = self.link {
+            match tokio::time::timeout(patience, self.next()).await {
+                Ok(SessionEvent::Gone(_)) => return,
+                Ok(
+                    SessionEvent::Reply(_)
+                    | SessionEvent::Renewed { .. }
+                    | SessionEvent::Resumed { .. }
+                    | SessionEvent::Suspended { .. },
+                ) => {}
+                Err(_) => break,
             }
         }
+        match self.link {
+            Link::Over(_) => {}
+            Link::Up(_) | Link::Resuming(_) => close_at_last(self.connector, self.id, patience).await,
+        }
+    }
+
+    /// How long an answer may take before the connection counts as dead.
+    fn patience(&self) -> Duration {
+        self.ttl / PATIENCE_PER_TTL
+    }
+}
+
+/// Tries to close a session until the server has answered.
+async fn close_at_last(connector: Arc<dyn Connect>, id: SessionId, patience: Duration) {
+    let mut backoff = FIRST_BACKOFF;
+    loop {
+        match tokio::time::timeout(patience, close_elsewhere(&*connector, id)).await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => tracing::debug!(server = connector.server(), %error, "close failed"),
+            Err(_) => tracing::debug!(server = connector.server(), "close was not answered in time"),
+        }
+        tokio::time::sleep(backoff).await;
+        backoff = (backoff * 2).min(LAST_BACKOFF);
     }
 }
 
@@ -258,7 +307,7 @@ impl Session {
 async fn resume(connector: Arc<dyn Connect>, id: SessionId, ttl: Duration) -> Resumption {
     let mut backoff = FIRST_BACKOFF;
     loop {
-        match tokio::time::timeout(ttl / 3, try_resume(&*connector, id)).await {
+        match tokio::time::timeout(ttl / PATIENCE_PER_TTL, try_resume(&*connector, id)).await {
             Ok(Ok(resumption)) => return resumption,
             Ok(Err(error)) => tracing::debug!(server = connector.server(), %error, "resume failed"),
             Err(_) => tracing::debug!(server = connector.server(), "resume was not answered in time"),

@@ -309,18 +309,18 @@ impl Table {
 
     /// Ends a suspension: each of the owner's places is considered at once.
     pub fn resume(&mut self, owner: OwnerId, now: BootTime, effects: &mut Vec<Effect>) {
-        if !std::mem::take(&mut self.owners[owner.index as usize].suspended) {
-            return;
+        self.resume_all(&[owner], now, effects);
+    }
+
+    /// Ends many suspensions: only when all of them have ended are places given, so that each lock
+    /// goes to whoever asked for it first, and not to the first of the owners.
+    pub fn resume_all(&mut self, owners: &[OwnerId], now: BootTime, effects: &mut Vec<Effect>) {
+        let mut waited_for = Vec::new();
+        for &owner in owners {
+            self.mark_resumed(owner, &mut waited_for);
         }
-        let mut at = self.owner(owner).claims.head;
-        while at != NIL {
-            let claim = &self.claims[at as usize];
-            let (lock, next) = (claim.lock, claim.links[OWNED].next);
-            if let State::Waiting { ticket, .. } = claim.state {
-                self.mark_ready(lock, at, ticket);
-                self.grant_next(lock, now, effects);
-            }
-            at = next;
+        for lock in waited_for {
+            self.grant_next(lock, now, effects);
         }
     }
 
@@ -643,6 +643,22 @@ impl Table {
             known.first_ready = claim.links[QUEUE].next;
         }
         None
+    }
+
+    fn mark_resumed(&mut self, owner: OwnerId, waited_for: &mut Vec<u32>) {
+        let mut at = self.owner(owner).claims.head;
+        if !std::mem::take(&mut self.owners[owner.index as usize].suspended) {
+            return;
+        }
+        while at != NIL {
+            let claim = &self.claims[at as usize];
+            let (lock, next) = (claim.lock, claim.links[OWNED].next);
+            if let State::Waiting { ticket, .. } = claim.state {
+                self.mark_ready(lock, at, ticket);
+                waited_for.push(lock);
+            }
+            at = next;
+        }
     }
 
     fn mark_ready(&mut self, lock: u32, at: u32, ticket: u64) {

@@ -140,6 +140,25 @@ fn a_resumed_waiter_gets_a_lock_that_is_free() {
 }
 
 #[test]
+fn many_that_resume_at_once_get_their_locks_in_the_order_of_asking() {
+    let mut table = table();
+    let [holder, opened_first, asked_first] = owners(&mut table);
+    for (owner, name) in [(holder, "x"), (holder, "y"), (asked_first, "x"), (opened_first, "x")] {
+        table.lock(owner, name, &WAIT, at(0));
+    }
+    table.lock(opened_first, "y", &WAIT, at(0));
+    table.lock(asked_first, "y", &WAIT, at(0));
+    table.suspend(opened_first);
+    table.suspend(asked_first);
+    let mut effects = Vec::new();
+    table.remove_owner(holder, at(1), &mut effects);
+    assert_eq!(effects, []);
+    table.resume_all(&[opened_first, asked_first], at(1), &mut effects);
+    let to = |name: &str| table.lock_view(name).unwrap().holders().next().unwrap().owner();
+    assert_eq!((to("x"), to("y")), (asked_first, opened_first));
+}
+
+#[test]
 fn a_newcomer_takes_what_only_suspended_ones_wait_for() {
     let mut table = table();
     let [holder, suspended, new] = owners(&mut table);

@@ -90,6 +90,7 @@ impl Service {
     fn lock(&mut self, key: Key, request: &LockRequest<'_>, now: BootTime) -> Result<(), Refusal> {
         let owner = self.owner_for_asking(key);
         let name = request.name.as_ref();
+        self.end_hold_in_doubt(key, owner, name, now);
         self.check_ready(key, owner, request, now)?;
         let ask = Ask {
             limit: request.limit.unwrap_or(Limit::ONE),
@@ -120,6 +121,21 @@ impl Service {
             Outcome::TooManyWaiters => return Err(self.too_many_waiters()),
         }
         Ok(())
+    }
+
+    /// Who asks for a lock that it held before a reboot of the host hasn't used the grant. The lock may
+    /// have been another's since, with a greater token: it must be granted anew.
+    fn end_hold_in_doubt(&mut self, key: Key, owner: OwnerId, name: &str, now: BootTime) {
+        if self.holds_in_doubt.is_empty() {
+            return;
+        }
+        let state = self.table.claim_of(owner, name).map(|claim| claim.state());
+        if let Some(ClaimState::Holding { token, .. }) = state
+            && self.holds_in_doubt.remove(&token)
+        {
+            self.note_left(key, name);
+            self.with_effects(|table, effects| table.unlock(owner, name, now, effects));
+        }
     }
 
     /// Shortly after a restart of the host a session can wait for a lock, but not be told at once.

@@ -4,7 +4,7 @@
 //! A turn is: bytes of all connections, then [`Service::run_timers`], then [`Service::commit`], and
 //! only then is output written. Nothing here blocks but the store.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,6 +41,9 @@ pub(super) struct Service {
     pub(super) store: Store,
     pub(super) connections: Connections,
     pub(super) readiness: Readiness,
+    /// Holds put back after a reboot of the host: their locks may have passed on since, in commits
+    /// that are lost. A command that runs under one keeps it; who asks for one is granted it anew.
+    pub(super) holds_in_doubt: HashSet<Token>,
     pub(super) bounds: Bounds,
     pub(super) max_ttl: Duration,
     pub(super) revocations: Revocations,
@@ -94,6 +97,10 @@ impl Service {
         let mut table = Table::new(first_token, bounds);
         let mut sessions = Sessions::new();
         let readiness = Readiness::at_start(&saved, config.max_ttl);
+        let holds_in_doubt = match readiness.ready_at() {
+            Some(_) => saved.held_tokens().collect(),
+            None => HashSet::new(),
+        };
         restore::put_back(saved, &mut table, &mut sessions, now).map_err(|cause| store.damaged(cause))?;
         let mut service = Self {
             table,
@@ -101,6 +108,7 @@ impl Service {
             store,
             connections: Connections::default(),
             readiness,
+            holds_in_doubt,
             bounds: config.bounds.clone(),
             max_ttl: config.max_ttl,
             revocations: Revocations::default(),
@@ -548,9 +556,7 @@ impl Service {
         self.store.booted(boot_id);
         let connected: Vec<_> =
             self.sessions.iter().filter(|(_, s)| s.connection.is_some()).map(|(_, s)| s.owner).collect();
-        for owner in connected {
-            self.with_effects(|table, effects| table.resume(owner, now, effects));
-        }
+        self.with_effects(|table, effects| table.resume_all(&connected, now, effects));
     }
 
     fn sweep(&mut self, now: BootTime) {

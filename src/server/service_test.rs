@@ -118,6 +118,36 @@ fn what_a_full_disk_held_back_is_there_after_a_restart() {
     assert_eq!(names, ["a".repeat(20_000).as_str(), "b".repeat(20_000).as_str()]);
 }
 
+/// What a session's request is answered, as JSON.
+fn ask(turned: &mut Turned, key: Key, line: &str) -> serde_json::Value {
+    serde_json::from_str(&turned.turn(key, line)).unwrap()
+}
+
+#[test]
+fn a_grant_from_before_a_reboot_that_nobody_used_is_given_anew() {
+    const LOCK: &str = "{\"command\":\"lock\",\"name\":\"x\",\"limit\":1}\n";
+    let dir = tempfile::tempdir().unwrap();
+    let mut turned = Turned::in_dir(dir.path());
+    let client = turned.connect();
+    let id = ask(&mut turned, client, "{\"command\":\"open\",\"ttl\":60}\n")["session"].clone();
+    let before = ask(&mut turned, client, LOCK)["token"].clone();
+    drop(turned);
+    let store = rusqlite::Connection::open(dir.path().join("officer.db")).unwrap();
+    store.execute("UPDATE meta SET value = 'another' WHERE key = 'boot_id'", []).unwrap();
+    drop(store);
+
+    let mut turned = Turned::in_dir(dir.path());
+    let (client, other) = (turned.connect(), turned.connect());
+    let resumed = ask(&mut turned, client, &format!("{{\"command\":\"resume\",\"session\":{id}}}\n"));
+    assert_eq!(resumed["holds"][0]["token"], before, "a command that runs under it goes on");
+    assert_eq!(turned.turn(other, LOCK), "", "and keeps others away");
+    turned.service.end_input(other, turned.now);
+    let granted = ask(&mut turned, client, LOCK);
+    assert_eq!(granted["result"], "acquired");
+    assert!(granted["token"].as_u64() > before.as_u64(), "{granted} after {before}");
+    assert_eq!(ask(&mut turned, client, LOCK)["result"], "already_acquired");
+}
+
 #[test]
 fn the_tokens_of_a_restored_server_go_on() {
     let dir = tempfile::tempdir().unwrap();

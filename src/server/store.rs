@@ -143,6 +143,16 @@ struct PendingClaim {
     row: Option<ClaimRow>,
 }
 
+impl Saved {
+    /// The tokens of all holds.
+    pub(super) fn held_tokens(&self) -> impl Iterator<Item = Token> {
+        self.claims.iter().filter_map(|claim| match claim.row.state {
+            ClaimState::Holding { token, .. } => Some(token),
+            ClaimState::Waiting { .. } => None,
+        })
+    }
+}
+
 impl Store {
     /// Opens or creates the store; what it holds comes with it, and the first token to give out.
     pub(super) fn open(config: &StoreConfig, max_ttl: Duration) -> Result<(Self, Saved, Token), StoreError> {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsString};
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 
@@ -13,6 +13,7 @@ use nix::fcntl::OFlag;
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 use nix::unistd::{ForkResult, Pid, execvpe, fork, getppid, pipe2, write};
+use serde::{Deserialize, Serialize};
 
 use super::inherited::Inherited;
 
@@ -30,6 +31,22 @@ pub(super) struct Starting {
     answer: OwnedFd,
 }
 
+/// Why it did not get there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Failure {
+    pub(super) stage: Stage,
+    pub(super) errno: Errno,
+}
+
+/// How far it got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Stage {
+    /// It could not be given a namespace of its own.
+    Isolate,
+    /// It could not become its program.
+    Execute,
+}
+
 impl Program {
     /// This command line in our environment with `added` to it.
     pub(super) fn new(argv: Vec<OsString>, added: Vec<(OsString, OsString)>) -> Result<Self, Errno> {
@@ -41,29 +58,26 @@ impl Program {
 
     /// Forks a child of this process that becomes the program, in this process's group and
     /// session. It dies with this thread.
-    pub(super) fn start(&self, inherited: &Inherited) -> io::Result<Starting> {
-        let (answer, result) = pipe2(OFlag::O_CLOEXEC)?;
+    pub(super) fn start(&self, inherited: &Inherited) -> Result<Starting, Failure> {
+        let failed = |errno| Failure { stage: Stage::Execute, errno };
+        let (answer, result) = pipe2(OFlag::O_CLOEXEC).map_err(failed)?;
         let parent = Pid::this();
         // SAFETY: this process has one thread, so the child finds no lock held by another one.
-        match unsafe { fork() }? {
-            ForkResult::Parent { child } => Ok(Starting { pid: child, answer }),
+        match unsafe { fork() }.map_err(failed)? {
+            ForkResult::Parent { child } => Ok(Starting::new(child, answer)),
             ForkResult::Child => {
-                let errno = self.become_program(inherited, parent);
-                // Nobody to tell if this fails; the exit code is what a shell would give.
-                let _ = write(&result, &(errno as i32).to_ne_bytes());
+                let errno = match die_with(parent) {
+                    Ok(()) => self.execute(inherited),
+                    Err(errno) => errno,
+                };
+                failed(errno).tell(&result);
                 exit_at_once(127)
             }
         }
     }
 
-    fn become_program(&self, inherited: &Inherited, parent: Pid) -> Errno {
-        if let Err(errno) = set_pdeathsig(Signal::SIGKILL) {
-            return errno;
-        }
-        // If the parent died before that call, no signal will come.
-        if getppid() != parent {
-            return Errno::ECHILD;
-        }
+    /// Becomes the program; returns only if that fails.
+    pub(super) fn execute(&self, inherited: &Inherited) -> Errno {
         if let Err(error) = inherited.restore() {
             return Errno::from_raw(error.raw_os_error().unwrap_or(libc::EINVAL));
         }
@@ -74,12 +88,43 @@ impl Program {
     }
 }
 
+fn die_with(parent: Pid) -> nix::Result<()> {
+    set_pdeathsig(Signal::SIGKILL)?;
+    // If the parent died before that call, no signal will come.
+    if getppid() == parent { Ok(()) } else { Err(Errno::ECHILD) }
+}
+
+impl Failure {
+    /// Tells it through the pipe on which [`Starting::result`] listens.
+    pub(super) fn tell(self, pipe: &OwnedFd) {
+        let stage = match self.stage {
+            Stage::Isolate => ISOLATE,
+            Stage::Execute => EXECUTE,
+        };
+        let [a, b, c, d] = (self.errno as i32).to_ne_bytes();
+        // Nobody to tell if this fails; the exit code is what a shell would give.
+        let _ = write(pipe, &[stage, a, b, c, d]);
+    }
+}
+
+/// The stages in the pipe.
+const ISOLATE: u8 = b'i';
+const EXECUTE: u8 = b'x';
+
 impl Starting {
+    pub(super) fn new(pid: Pid, answer: OwnedFd) -> Self {
+        Self { pid, answer }
+    }
+
     /// The result of exec; to be asked when [`Starting::as_fd`] can be read, else it blocks.
-    pub(super) fn result(self) -> Result<Pid, Errno> {
-        let mut errno = [0; 4];
-        match File::from(self.answer).read_exact(&mut errno) {
-            Ok(()) => Err(Errno::from_raw(i32::from_ne_bytes(errno))),
+    pub(super) fn result(self) -> Result<Pid, Failure> {
+        let mut told = [0; 5];
+        match File::from(self.answer).read_exact(&mut told) {
+            Ok(()) => {
+                let [stage, errno @ ..] = told;
+                let stage = if stage == ISOLATE { Stage::Isolate } else { Stage::Execute };
+                Err(Failure { stage, errno: Errno::from_raw(i32::from_ne_bytes(errno)) })
+            }
             // Closed without a word: it is the program now, or has died on the way.
             Err(_) => Ok(self.pid),
         }

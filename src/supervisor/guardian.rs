@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl::{set_child_subreaper, set_name};
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
@@ -20,8 +20,11 @@ use nix::unistd::{Pid, dup2_stdin, dup2_stdout, setsid};
 
 use crate::boot_time::BootTime;
 
-use super::command::{Program, Starting, exit_at_once};
+use super::Exit;
+use super::command::{Failure, Program, Stage, Starting, exit_at_once};
+use super::descendants::{Process, children};
 use super::inherited::Inherited;
+use super::isolate::{self, Status};
 use super::launch::{LastWill, Letter};
 use super::messages::{Channel, Order, Received, Report, Sent};
 use super::policy::{Action, Input, Policy, Remains, Supervision};
@@ -47,11 +50,16 @@ pub(super) fn run(channel: Channel, policy: Policy, inherited: Inherited) -> ! {
 
 #[derive(Debug)]
 struct Guard {
-    channel: Channel,
+    /// `None` once the wrapper is gone.
+    channel: Option<Channel>,
     supervision: Supervision,
     inherited: Inherited,
     tree: Tree,
+    /// Our child that stands for the command: itself, or the first process of its namespace.
     command: Option<Pid>,
+    /// Whom signals for the command are sent to.
+    addressee: Option<Process>,
+    end: EndOfCommand,
     /// The command's process until exec has succeeded or failed.
     starting: Option<Starting>,
     will: Option<LastWill>,
@@ -65,12 +73,24 @@ struct Guard {
     unkillable: Vec<super::Leftover>,
 }
 
+/// Where the command's end is learned from.
+#[derive(Debug)]
+enum EndOfCommand {
+    /// It is our child's.
+    OfChild,
+    /// The first process of its namespace tells.
+    Told(Status),
+    /// It is known.
+    Known,
+}
+
 /// What woke us, as far as it says more than "look around".
 #[derive(Clone, Copy, Debug)]
 struct Ready {
     channel: bool,
     children: bool,
     starting: bool,
+    status: bool,
 }
 
 impl Guard {
@@ -82,11 +102,13 @@ impl Guard {
         child.add(Signal::SIGCHLD);
         let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
         Ok(Self {
-            channel,
+            channel: Some(channel),
             supervision: Supervision::new(policy),
             inherited,
             tree: Tree::new([]),
             command: None,
+            addressee: None,
+            end: EndOfCommand::OfChild,
             starting: None,
             will: None,
             kept: None,
@@ -108,8 +130,8 @@ impl Guard {
             if ready.starting {
                 self.take_exec_result()?;
             }
-            if ready.children {
-                self.take_children()?;
+            if ready.children || ready.status {
+                self.take_children(ready.status)?;
             }
             if ready.channel {
                 self.take_orders()?;
@@ -120,23 +142,40 @@ impl Guard {
 
     /// Waits for whatever comes first.
     fn wait(&self) -> io::Result<Ready> {
-        let nothing = PollFlags::empty();
         let told = match self.unsent.is_empty() {
             true => PollFlags::POLLIN,
             false => PollFlags::POLLIN | PollFlags::POLLOUT,
         };
         let mut polled = vec![
-            PollFd::new(self.channel.as_fd(), told),
             PollFd::new(self.children.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.timer.as_fd(), PollFlags::POLLIN),
         ];
-        polled.extend(self.starting.as_ref().map(|it| PollFd::new(it.as_fd(), PollFlags::POLLIN)));
+        let channel = self.channel.as_ref().map(|channel| {
+            polled.push(PollFd::new(channel.as_fd(), told));
+            polled.len() - 1
+        });
+        let starting = self.starting.as_ref().map(|starting| {
+            polled.push(PollFd::new(starting.as_fd(), PollFlags::POLLIN));
+            polled.len() - 1
+        });
+        let status = match &self.end {
+            EndOfCommand::Told(status) => {
+                polled.push(PollFd::new(status.as_fd(), PollFlags::POLLIN));
+                Some(polled.len() - 1)
+            }
+            EndOfCommand::OfChild | EndOfCommand::Known => None,
+        };
         match poll(&mut polled, PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),
         }
-        let is_ready = |n: usize| polled.get(n).is_some_and(|it| it.revents().unwrap_or(nothing) != nothing);
-        Ok(Ready { channel: is_ready(0), children: is_ready(1), starting: is_ready(3) })
+        let is_ready = |n: usize| polled[n].any().unwrap_or(true);
+        Ok(Ready {
+            channel: channel.is_some_and(is_ready),
+            children: is_ready(0),
+            starting: starting.is_some_and(is_ready),
+            status: status.is_some_and(is_ready),
+        })
     }
 
     fn set_timer(&mut self) -> io::Result<()> {
@@ -166,12 +205,12 @@ impl Guard {
     fn act(&mut self, action: Action) -> io::Result<()> {
         match action {
             Action::ReportEnded(exit) => self.tell(Report::Ended(exit))?,
-            Action::ReportLeftovers => self.tell(Report::Leftovers(self.tree.named()))?,
+            Action::ReportLeftovers => self.tell_leftovers()?,
             Action::ReportTreeDead(exit, killed_by) => self.tell(Report::TreeDead { exit, killed_by })?,
             Action::SignalCommand(signal) => {
-                if let Some(command) = self.command {
-                    // It is our child and not reaped, so it can only refuse (EPERM); nothing to do then.
-                    let _ = kill(command, signal);
+                if let Some(command) = self.addressee {
+                    // It has ended, or refuses (EPERM): nothing to do then.
+                    let _ = self.tree.send(command, signal);
                 }
             }
             Action::StopTree(signal) => self.tree.signal(signal),
@@ -219,15 +258,34 @@ impl Guard {
         let Some(starting) = self.starting.take() else { return Ok(()) };
         match starting.result() {
             Ok(pid) => {
-                self.tell(Report::Started { pid: pid.as_raw() })?;
+                let command = self.find_command(pid);
+                self.addressee = Some(command);
+                self.tell(Report::Started { pid: command.pid.as_raw() })?;
                 self.let_go()
             }
-            Err(errno) => {
+            Err(failure) => {
                 self.command = None;
+                self.end = EndOfCommand::Known;
                 self.reap_quietly();
-                self.take(Input::NotExecuted)?;
-                self.tell(Report::NotStarted { errno: errno as i32 })
+                self.not_started(failure)
             }
+        }
+    }
+
+    fn not_started(&mut self, failure: Failure) -> io::Result<()> {
+        self.take(Input::NotExecuted)?;
+        self.tell(Report::NotStarted { stage: failure.stage, errno: failure.errno as i32 })
+    }
+
+    /// Our child itself, or the only child of the first process of its namespace.
+    fn find_command(&self, child: Pid) -> Process {
+        let inner = match self.end {
+            EndOfCommand::Told(_) => children(child).first().copied(),
+            EndOfCommand::OfChild | EndOfCommand::Known => None,
+        };
+        match inner {
+            Some(pid) => Process { pid, parent: child },
+            None => Process { pid: child, parent: Pid::this() },
         }
     }
 
@@ -246,24 +304,35 @@ impl Guard {
         dup2_stdout(&null)?;
         drop(null);
         let ours = [
-            Some(self.channel.as_raw_fd()),
+            self.channel.as_ref().map(AsRawFd::as_raw_fd),
             Some(self.children.as_fd().as_raw_fd()),
             Some(self.timer.as_fd().as_raw_fd()),
             self.kept.as_ref().map(AsRawFd::as_raw_fd),
+            match &self.end {
+                EndOfCommand::Told(status) => Some(status.as_raw_fd()),
+                EndOfCommand::OfChild | EndOfCommand::Known => None,
+            },
         ];
         close_all_but(ours.into_iter().flatten());
         Ok(())
     }
 
-    fn take_children(&mut self) -> io::Result<()> {
+    fn take_children(&mut self, status_is_ready: bool) -> io::Result<()> {
         while let Ok(Some(_)) = self.children.read_signal() {}
+        if !self.supervision.is_tree_alive() {
+            return Ok(());
+        }
         let (reaped, remains) = self.tree.reap();
-        if let Some(ended) = reaped.iter().find(|one| Some(one.pid) == self.command) {
+        let ended = reaped.iter().find(|one| Some(one.pid) == self.command).map(|one| one.exit);
+        if ended.is_some() {
             // What exec said comes first; with its process gone, the answer is there.
             self.take_exec_result()?;
-            if self.command.take().is_some() {
-                self.take(Input::CommandEnded(ended.exit))?;
-            }
+            self.command = None;
+            self.addressee = None;
+        }
+        if let Some(exit) = self.end_of_command(ended, status_is_ready) {
+            self.addressee = None;
+            self.take(Input::CommandEnded(exit))?;
         }
         if self.supervision.is_tree_alive() {
             self.take(Input::Reaped(remains))?;
@@ -274,17 +343,38 @@ impl Guard {
         Ok(())
     }
 
+    /// How the command ended, if that is news. With our child gone the pipe has got all it will get.
+    fn end_of_command(&mut self, child: Option<Exit>, status_is_ready: bool) -> Option<Exit> {
+        match std::mem::replace(&mut self.end, EndOfCommand::Known) {
+            EndOfCommand::OfChild if child.is_some() => child,
+            EndOfCommand::Told(status) if child.is_some() || status_is_ready => {
+                let exit = status.exit().or(child);
+                if exit.is_none() {
+                    // The first process is dying without a word: its end is the command's.
+                    self.end = EndOfCommand::OfChild;
+                }
+                exit
+            }
+            end @ (EndOfCommand::OfChild | EndOfCommand::Told(_) | EndOfCommand::Known) => {
+                self.end = end;
+                None
+            }
+        }
+    }
+
     fn take_orders(&mut self) -> io::Result<()> {
-        loop {
-            match self.channel.receive::<Order>()? {
+        while let Some(channel) = &self.channel {
+            match channel.receive::<Order>()? {
                 Received::Message(order, descriptors) => self.take_order(order, descriptors)?,
                 Received::Nothing => return Ok(()),
                 Received::Closed => {
+                    self.channel = None;
                     self.unsent.clear();
-                    return self.take(Input::WrapperGone);
+                    self.take(Input::WrapperGone)?;
                 }
             }
         }
+        Ok(())
     }
 
     fn take_order(&mut self, order: Order, descriptors: Vec<OwnedFd>) -> io::Result<()> {
@@ -310,9 +400,7 @@ impl Guard {
         let mut letter = Letter::open(letter)?;
         self.will = letter.will.take();
         let kill_deadline = letter.kill_deadline();
-        let started = Program::new(letter.argv, letter.env)
-            .map_err(io::Error::from)
-            .and_then(|program| program.start(&self.inherited));
+        let started = self.start_program(letter);
         // From here on signals to the wrapper's process group and terminal are none of our business.
         // It fails if it was done before, which is as good.
         let _ = setsid();
@@ -322,10 +410,27 @@ impl Guard {
                 self.starting = Some(starting);
                 self.take(Input::Launched(kill_deadline))
             }
-            Err(error) => {
-                self.take(Input::NotExecuted)?;
-                self.tell(Report::NotStarted { errno: error.raw_os_error().unwrap_or(libc::EINVAL) })
-            }
+            Err(failure) => self.not_started(failure),
+        }
+    }
+
+    fn start_program(&mut self, letter: Letter) -> Result<Starting, Failure> {
+        let program = Program::new(letter.argv, letter.env)
+            .map_err(|errno| Failure { stage: Stage::Execute, errno })?;
+        if !letter.isolate {
+            return program.start(&self.inherited);
+        }
+        let (starting, status) = isolate::start(&program, &self.inherited)?;
+        self.tree.set_our_own(starting.pid);
+        self.end = EndOfCommand::Told(status);
+        Ok(starting)
+    }
+
+    fn tell_leftovers(&mut self) -> io::Result<()> {
+        // What has ended since and isn't reaped yet is no news.
+        match self.tree.named() {
+            nobody if nobody.is_empty() => Ok(()),
+            leftovers => self.tell(Report::Leftovers(leftovers)),
         }
     }
 
@@ -339,11 +444,13 @@ impl Guard {
     }
 
     fn send_unsent(&mut self) -> io::Result<()> {
+        let Some(channel) = &self.channel else {
+            self.unsent.clear();
+            return Ok(());
+        };
         while let Some(report) = self.unsent.first() {
-            match self.channel.send(report, &[])? {
-                Sent::Yes | Sent::Closed => {
-                    self.unsent.remove(0);
-                }
+            match channel.send(report, &[])? {
+                Sent::Yes | Sent::Closed => drop(self.unsent.remove(0)),
                 Sent::Full => break,
             }
         }

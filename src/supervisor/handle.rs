@@ -1,144 +1,52 @@
-//! The wrapper's end of the guardian. Orders never block: what the guardian has no room for is kept,
-//! at most one of each kind, and sent later. A guardian that doesn't do its work is replaced: it is
-//! killed, the command dies with it, and the rest of the tree is ended from here.
+//! The wrapper's end of the guardian. A guardian that doesn't do its work is replaced: it is killed,
+//! the command dies with it, and the rest of the tree is ended from here.
 
-use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::fd::AsFd;
-use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::prctl::set_child_subreaper;
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::Signal;
 use nix::unistd::{ForkResult, Pid, fork};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 use crate::boot_time::BootTime;
-use crate::boot_timer::BootTimer;
 
+use super::command;
+use super::error::{StartError, SupervisorError};
+use super::event::Event;
 use super::guardian;
 use super::inherited::Inherited;
 use super::launch::{Launch, Letter};
-use super::messages::{Channel, Order, Received, Report, Sent};
+use super::line::{Heard, Line};
+use super::messages::{Channel, Order, Report};
 use super::orphans::{Orphans, Progress};
 use super::policy::Policy;
-use super::{Exit, KilledBy, Leftover};
-
-/// How long a guardian may take to begin killing, once it has to and is able to run. Well within
-/// the margin that every lease keeps.
-const PATIENCE: Duration = Duration::from_millis(100);
-
-/// How long to wait with what the guardian had no room for. It has room but for when it was stopped.
-const SEND_AGAIN_AFTER: Duration = Duration::from_millis(20);
+use super::{Exit, KilledBy};
 
 /// The guardian, as the wrapper has it. Dropped while the tree lives, it does what it does when the
 /// wrapper dies: ends the tree and carries out the last will.
 #[derive(Debug)]
 pub struct Guardian {
     pid: Pid,
-    link: Link,
     stage: Stage,
     command: Option<Pid>,
     /// How the command itself ended.
     exit: Option<Exit>,
-    kill_deadline: Option<BootTime>,
-    /// The guardian must have begun to kill by then.
-    must_kill_by: Option<BootTime>,
-    unsent: Vec<Order>,
     spared: Vec<Pid>,
-}
-
-/// What happened to the command and its tree.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// The command itself has ended; descendants may live on.
-    Ended(Exit),
-    /// These descendants have outlived the command; [`Policy::leftovers`] says what is done with
-    /// them. A long list is cut.
-    Leftovers(Vec<Leftover>),
-    /// These may not be killed by us (another user's, by setuid). The tree isn't dead; it is tried
-    /// again and again. Told anew when the list changes.
-    Unkillable(Vec<Leftover>),
-    /// Nothing of the tree is left: confirmed, and final.
-    TreeDead {
-        /// How the command itself ended.
-        exit: Exit,
-        /// What made us send SIGKILL, if it was needed.
-        killed_by: Option<KilledBy>,
-    },
-    /// The guardian is gone, and the command with it. What is left is being ended from here; go on
-    /// asking for events until [`Event::TreeDead`]. Nobody would carry out the last will now.
-    GuardianDied,
-}
-
-/// The guardian could not be made.
-#[derive(Debug, thiserror::Error)]
-pub enum SupervisorError {
-    /// Too late: a fork copies one thread only.
-    #[error("cannot fork the guardian: this process has {threads} threads already")]
-    ThreadsExist {
-        /// How many.
-        threads: usize,
-    },
-    /// Without /proc no descendant is found.
-    #[error("cannot watch processes: /proc: {0}")]
-    NoProc(#[source] io::Error),
-    /// The kernel refused.
-    #[error("cannot fork the guardian: {0}")]
-    Refused(#[source] io::Error),
-}
-
-/// The command was not started.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// There is no such program (exit 127).
-    #[error("cannot run {}: command not found", program.display())]
-    NotFound {
-        /// Its name as it was given.
-        program: OsString,
-    },
-    /// There is one, and it can't be executed (exit 126).
-    #[error("cannot run {}: {source}", program.display())]
-    CannotRun {
-        /// Its name as it was given.
-        program: OsString,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// The guardian is gone; nothing runs.
-    #[error("cannot start the command: the guardian is gone")]
-    GuardianGone,
-    /// It could not be asked.
-    #[error("cannot start the command: {0}")]
-    Refused(#[source] io::Error),
-}
-
-#[derive(Debug)]
-enum Link {
-    /// Before there is a runtime.
-    Plain(Channel),
-    Watched(AsyncFd<Channel>, BootTimer),
-    /// The guardian is gone.
-    Cut,
 }
 
 #[derive(Debug)]
 enum Stage {
-    /// No command yet, or it could not be started.
-    Idle,
+    /// No command yet.
+    Idle(Line),
     /// The guardian watches over the tree.
-    Guarded,
+    Guarded(Line),
     /// The guardian is gone, the tree may not be.
     Orphaned(Box<Orphans>),
-    /// The tree is dead.
-    Over,
-}
-
-/// What [`Guardian::hear`] has got.
-enum Heard {
-    Report(Report),
+    /// The tree is dead, or could not be started.
+    Over(Line),
+    /// The same, and the guardian is gone.
     Gone,
 }
 
@@ -161,13 +69,9 @@ impl Guardian {
             }
             ForkResult::Parent { child } => Ok(Self {
                 pid: child,
-                link: Link::Plain(ours),
-                stage: Stage::Idle,
+                stage: Stage::Idle(Line::new(child, ours)),
                 command: None,
                 exit: None,
-                kill_deadline: None,
-                must_kill_by: None,
-                unsent: Vec::new(),
                 spared: Vec::new(),
             }),
         }
@@ -182,34 +86,36 @@ impl Guardian {
     /// this process is a subreaper: daemons that it starts itself become its children, and are ended
     /// with the tree if the guardian dies, unless they are [spared](Guardian::spare).
     pub async fn start(&mut self, launch: Launch) -> Result<Pid, StartError> {
-        assert!(matches!(self.stage, Stage::Idle) && self.command.is_none(), "one command a guardian");
         let program = launch.argv.first().cloned().unwrap_or_default();
-        self.kill_deadline = launch.kill_deadline;
         self.send_launch(launch).map_err(StartError::Refused)?;
-        self.stage = Stage::Guarded;
-        let errno = match self.hear().await {
+        match self.hear().await {
             Heard::Report(Report::Started { pid }) => {
                 let pid = Pid::from_raw(pid);
                 self.command = Some(pid);
-                return Ok(pid);
+                Ok(pid)
             }
-            Heard::Report(Report::NotStarted { errno }) => errno,
+            Heard::Report(Report::NotStarted { stage, errno }) => {
+                self.over();
+                Err(match (stage, Errno::from_raw(errno)) {
+                    (command::Stage::Execute, Errno::ENOENT) => StartError::NotFound { program },
+                    (command::Stage::Execute, errno) => {
+                        StartError::CannotRun { program, source: errno.into() }
+                    }
+                    (command::Stage::Isolate, errno) => {
+                        StartError::CannotIsolate { program, source: errno.into() }
+                    }
+                })
+            }
             Heard::Report(report) => unreachable!("before the command was started: {report:?}"),
             Heard::Gone => {
                 self.end_what_it_started().await;
-                return Err(StartError::GuardianGone);
+                Err(StartError::GuardianGone)
             }
-        };
-        self.stage = Stage::Idle;
-        match Errno::from_raw(errno) {
-            Errno::ENOENT => Err(StartError::NotFound { program }),
-            errno => Err(StartError::CannotRun { program, source: errno.into() }),
         }
     }
 
     /// Moves the kill deadline; each renewal of a lease does. `None`: there is none.
     pub fn set_kill_deadline(&mut self, at: Option<BootTime>) {
-        self.kill_deadline = at;
         self.order(Order::KillDeadline(at.map(BootTime::since_boot)));
     }
 
@@ -225,7 +131,6 @@ impl Guardian {
 
     /// Sends SIGKILL to the whole tree.
     pub fn kill(&mut self) {
-        self.must_kill_by.get_or_insert(BootTime::now() + PATIENCE);
         self.order(Order::Kill);
     }
 
@@ -245,12 +150,13 @@ impl Guardian {
         self.spared.push(child);
     }
 
-    /// The next event. Cancel safe. Waits for ever after [`Event::TreeDead`].
+    /// The next event. Cancel safe. Waits for ever before [`Guardian::start`] and after
+    /// [`Event::TreeDead`].
     pub async fn event(&mut self) -> Event {
         loop {
             match &mut self.stage {
-                Stage::Idle | Stage::Over => std::future::pending().await,
-                Stage::Guarded => match self.hear().await {
+                Stage::Idle(_) | Stage::Over(_) | Stage::Gone => std::future::pending().await,
+                Stage::Guarded(line) => match line.hear().await {
                     Heard::Report(report) => {
                         if let Some(event) = self.event_of(report) {
                             return event;
@@ -265,7 +171,7 @@ impl Guardian {
                     Progress::Ended(exit) => return Event::Ended(exit),
                     Progress::Unkillable(list) => return Event::Unkillable(list),
                     Progress::Dead { exit } => {
-                        self.stage = Stage::Over;
+                        self.stage = Stage::Gone;
                         return Event::TreeDead { exit, killed_by: Some(KilledBy::GuardianGone) };
                     }
                 },
@@ -281,120 +187,34 @@ impl Guardian {
 
     fn send_launch(&mut self, launch: Launch) -> io::Result<()> {
         set_child_subreaper(true)?;
+        let kill_deadline = launch.kill_deadline;
         let (letter, kept) = Letter::new(launch);
         let letter = letter.seal()?;
         let mut descriptors = vec![letter.as_fd()];
         descriptors.extend(kept.as_ref().map(AsFd::as_fd));
-        let channel = self.watch_link()?;
-        match channel.send(&Order::Start, &descriptors)? {
-            // Closed: what we hear next says so.
-            Sent::Yes | Sent::Closed => Ok(()),
-            Sent::Full => Err(Errno::EAGAIN.into()),
-        }
-    }
-
-    /// The channel, known to the runtime.
-    fn watch_link(&mut self) -> io::Result<&Channel> {
-        if let Link::Plain(_) = self.link {
-            let timer = BootTimer::new()?;
-            if let Link::Plain(channel) = std::mem::replace(&mut self.link, Link::Cut) {
-                // SAFETY: the channel owns its descriptor and names the same one until it is dropped.
-                self.link = Link::Watched(
-                    unsafe { AsyncFd::register_with_interest(channel, Interest::READABLE) }?,
-                    timer,
-                );
+        self.stage = match std::mem::replace(&mut self.stage, Stage::Gone) {
+            Stage::Idle(mut line) => {
+                line.start(kill_deadline, &descriptors)?;
+                Stage::Guarded(line)
             }
-        }
-        match &self.link {
-            Link::Watched(channel, _) => Ok(channel.get_ref()),
-            Link::Plain(_) | Link::Cut => Err(Errno::EPIPE.into()),
-        }
-    }
-
-    fn channel(&self) -> Option<&Channel> {
-        match &self.link {
-            Link::Plain(channel) => Some(channel),
-            Link::Watched(channel, _) => Some(channel.get_ref()),
-            Link::Cut => None,
-        }
+            stage @ (Stage::Guarded(_) | Stage::Orphaned(_) | Stage::Over(_) | Stage::Gone) => {
+                panic!("one command a guardian: {stage:?}")
+            }
+        };
+        Ok(())
     }
 
     fn order(&mut self, order: Order) {
-        // Only the newest of each kind counts; freezing and thawing are one kind.
-        self.unsent.retain(|unsent| !order.replaces(unsent));
-        self.unsent.push(order);
-        self.send_unsent();
-        self.revive();
-    }
-
-    /// Returns whether all is sent.
-    fn send_unsent(&mut self) -> bool {
-        while let (Some(channel), Some(order)) = (self.channel(), self.unsent.first()) {
-            match channel.send(order, &[]) {
-                Ok(Sent::Full) => return false,
-                // An end of the guardian is heard, not seen here.
-                Ok(Sent::Yes | Sent::Closed) | Err(_) => drop(self.unsent.remove(0)),
-            }
-        }
-        true
-    }
-
-    /// A guardian that somebody stopped can't do its work.
-    fn revive(&self) {
-        if self.channel().is_some() {
-            // It is our child and not reaped as long as there is a channel: nobody else has the id.
-            let _ = kill(self.pid, Signal::SIGCONT);
+        match &mut self.stage {
+            Stage::Guarded(line) => line.order(order),
+            Stage::Idle(_) | Stage::Orphaned(_) | Stage::Over(_) | Stage::Gone => {}
         }
     }
 
-    /// The next report, or the guardian's end. Cancel safe.
     async fn hear(&mut self) -> Heard {
-        loop {
-            let send_again_at = (!self.send_unsent()).then(|| BootTime::now() + SEND_AGAIN_AFTER);
-            let wake_at = [self.check_guardian(), send_again_at].into_iter().flatten().min();
-            let Link::Watched(channel, timer) = &mut self.link else { return Heard::Gone };
-            let ready = tokio::select! {
-                biased;
-                ready = channel.readable() => ready,
-                woken = timer.sleep_until(wake_at) => match woken {
-                    Ok(()) => continue,
-                    Err(error) => Err(error),
-                },
-            };
-            let Ok(mut ready) = ready else { return Heard::Gone };
-            match ready.get_inner().receive() {
-                Ok(Received::Message(report, _)) => {
-                    if report == Report::Killing {
-                        self.must_kill_by = None;
-                        self.kill_deadline = None;
-                    }
-                    return Heard::Report(report);
-                }
-                Ok(Received::Nothing) => ready.clear_ready(),
-                Ok(Received::Closed) | Err(_) => return Heard::Gone,
-            }
-        }
-    }
-
-    /// Sees to it that a guardian that has to kill does, and says when to look again.
-    fn check_guardian(&mut self) -> Option<BootTime> {
-        let now = BootTime::now();
-        match (self.must_kill_by, self.kill_deadline) {
-            (Some(by), _) if by <= now => {
-                // Its end is heard at once, since its end of the channel closes.
-                let _ = kill(self.pid, Signal::SIGKILL);
-                self.must_kill_by = None;
-                self.kill_deadline = None;
-                None
-            }
-            (Some(by), _) => Some(by),
-            // Its patience starts now: we may have been paused ourselves, and it with us.
-            (None, Some(deadline)) if deadline <= now => {
-                self.revive();
-                self.must_kill_by = Some(now + PATIENCE);
-                self.must_kill_by
-            }
-            (None, deadline) => deadline,
+        match &mut self.stage {
+            Stage::Guarded(line) => line.hear().await,
+            Stage::Idle(_) | Stage::Orphaned(_) | Stage::Over(_) | Stage::Gone => Heard::Gone,
         }
     }
 
@@ -406,7 +226,7 @@ impl Guardian {
                 None
             }
             Report::NotStarted { .. } => {
-                self.stage = Stage::Idle;
+                self.over();
                 None
             }
             Report::Killing => None,
@@ -417,53 +237,46 @@ impl Guardian {
             Report::Leftovers(list) => Some(Event::Leftovers(list)),
             Report::Unkillable(list) => Some(Event::Unkillable(list)),
             Report::TreeDead { exit, killed_by } => {
-                self.stage = Stage::Over;
+                self.over();
                 Some(Event::TreeDead { exit, killed_by })
             }
         }
     }
 
+    /// Nothing runs any more; the guardian waits for the farewell.
+    fn over(&mut self) {
+        self.stage = match std::mem::replace(&mut self.stage, Stage::Gone) {
+            Stage::Guarded(line) => Stage::Over(line),
+            stage @ (Stage::Idle(_) | Stage::Orphaned(_) | Stage::Over(_) | Stage::Gone) => stage,
+        };
+    }
+
+    /// The guardian is gone: the tree is ours.
     fn orphan(&mut self) {
-        self.unsent.clear();
-        self.stage = match std::mem::replace(&mut self.link, Link::Cut) {
-            Link::Watched(_, timer) => {
+        self.stage = match std::mem::replace(&mut self.stage, Stage::Gone) {
+            Stage::Guarded(line) => {
                 let spared = self.spared.iter().copied();
-                Stage::Orphaned(Box::new(Orphans::new(self.command, self.exit, spared, timer)))
+                Stage::Orphaned(Box::new(Orphans::new(self.command, self.exit, spared, line.into_timer())))
             }
-            Link::Plain(_) | Link::Cut => unreachable!("nothing was started over this link"),
+            stage @ (Stage::Idle(_) | Stage::Orphaned(_) | Stage::Over(_) | Stage::Gone) => stage,
         };
     }
 
     async fn end_what_it_started(&mut self) {
         self.orphan();
-        while !matches!(self.stage, Stage::Over) {
+        while let Stage::Orphaned(_) = self.stage {
             self.event().await;
         }
     }
 }
 
-impl Order {
-    fn replaces(&self, older: &Self) -> bool {
-        let is_standstill = |order: &Self| matches!(order, Self::Freeze | Self::Thaw);
-        let is_deadline = |order: &Self| matches!(order, Self::KillDeadline(_));
-        self == older
-            || (is_standstill(self) && is_standstill(older))
-            || (is_deadline(self) && is_deadline(older))
-    }
-}
-
 impl Drop for Guardian {
     fn drop(&mut self) {
-        let is_needed = match self.stage {
-            Stage::Idle | Stage::Over => std::thread::panicking(),
-            Stage::Guarded | Stage::Orphaned(_) => true,
-        };
-        if let Some(channel) = self.channel()
-            && !is_needed
-        {
-            // If it isn't heard, the will is carried out for nothing, which does no harm.
-            let _ = channel.send(&Order::Goodbye, &[]);
+        match &mut self.stage {
+            // If it isn't heard, the will is carried out for nothing, which does no harm. A panic
+            // may have come before the release, so the will must be carried out then.
+            Stage::Idle(line) | Stage::Over(line) if !std::thread::panicking() => line.dismiss(),
+            Stage::Idle(_) | Stage::Guarded(_) | Stage::Orphaned(_) | Stage::Over(_) | Stage::Gone => {}
         }
-        self.revive();
     }
 }

@@ -19,6 +19,9 @@ pub struct Launch {
     pub argv: Vec<OsString>,
     /// Added to the environment that we have.
     pub env: Vec<(OsString, OsString)>,
+    /// In a PID namespace of its own, where the kernel allows it: then nothing survives even SIGKILL
+    /// of wrapper and guardian at once.
+    pub isolate: bool,
     /// The first kill deadline; `None`: none yet.
     pub kill_deadline: Option<BootTime>,
     /// What the guardian does if the wrapper dies, once the tree is dead.
@@ -49,6 +52,7 @@ impl std::fmt::Debug for LastWill {
 pub(super) struct Letter {
     pub(super) argv: Vec<OsString>,
     pub(super) env: Vec<(OsString, OsString)>,
+    pub(super) isolate: bool,
     kill_deadline_since_boot: Option<Duration>,
     pub(super) will: Option<LastWill>,
 }
@@ -58,6 +62,7 @@ impl Letter {
         let letter = Self {
             argv: launch.argv,
             env: launch.env,
+            isolate: launch.isolate,
             kill_deadline_since_boot: launch.kill_deadline.map(BootTime::since_boot),
             will: launch.will,
         };
@@ -97,6 +102,7 @@ mod tests {
         let launch = Launch {
             argv: vec!["sh".into(), OsString::from_vec(vec![0xff, b'x'])],
             env: vec![("A".into(), "b".into())],
+            isolate: true,
             kill_deadline: Some(BootTime::from_since_boot(Duration::from_nanos(1_234_567_891))),
             will: Some(LastWill { argv: vec!["officer-exec".into()], stdin: vec![0, 255] }),
             keep_open: None,

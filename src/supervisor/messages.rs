@@ -13,6 +13,7 @@ use nix::sys::socket::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::command::Stage;
 use super::{Exit, KilledBy, Leftover};
 
 /// The largest message: a full list of processes, names escaped.
@@ -47,6 +48,7 @@ pub(super) enum Report {
     },
     /// It could not be executed.
     NotStarted {
+        stage: Stage,
         errno: i32,
     },
     Ended(Exit),

@@ -18,26 +18,36 @@
 //!
 //! * [`Guardian`]: the wrapper's end: start, stop, kill, deadlines, events
 //! * `policy`: PURE: what to do when; `guardian`: the loop that does it
-//! * `tree`, `descendants`: finding, signalling and reaping; `command`: fork and exec
+//! * `vigil`: PURE: the wrapper's watch over its guardian; `orphans`: what it does without one
+//! * `tree`, `descendants`: finding, signalling and reaping; `command`: fork and exec;
+//!   `isolate`: the same in a PID namespace
 //! * [`Signals`]: the wrapper's own signals, as events
 
 mod command;
 mod descendants;
+mod error;
+mod event;
 mod guardian;
 mod handle;
 mod inherited;
+mod isolate;
 mod launch;
+mod line;
 mod messages;
 mod orphans;
+mod pidfd;
 mod policy;
 mod signals;
 mod stdio;
 mod tree;
+mod vigil;
 mod will;
 
 use serde::{Deserialize, Serialize};
 
-pub use handle::{Event, Guardian, StartError, SupervisorError};
+pub use error::{StartError, SupervisorError};
+pub use event::Event;
+pub use handle::Guardian;
 pub use launch::{LastWill, Launch};
 pub use nix::sys::signal::Signal;
 pub use nix::unistd::Pid;

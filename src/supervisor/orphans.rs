@@ -37,7 +37,7 @@ pub(super) struct Orphans {
     tree: Tree,
     command: Option<Pid>,
     exit: Option<Exit>,
-    timer: BootTimer,
+    timer: Option<BootTimer>,
     look_at: BootTime,
     look_after: Duration,
     unkillable: Vec<Leftover>,
@@ -50,7 +50,7 @@ impl Orphans {
         command: Option<Pid>,
         exit: Option<Exit>,
         spared: impl IntoIterator<Item = Pid>,
-        timer: BootTimer,
+        timer: Option<BootTimer>,
     ) -> Self {
         Self {
             tree: Tree::new(spared),
@@ -66,7 +66,11 @@ impl Orphans {
     /// Kills and reaps until there is something to tell. Cancel safe.
     pub(super) async fn progress(&mut self) -> Progress {
         loop {
-            if self.timer.sleep_until(Some(self.look_at)).await.is_err() {
+            let slept = match &mut self.timer {
+                Some(timer) => timer.sleep_until(Some(self.look_at)).await.is_ok(),
+                None => false,
+            };
+            if !slept {
                 // Not heard of. Without a timer we look as often as we can.
                 tokio::task::yield_now().await;
             }

@@ -11,6 +11,10 @@ use crate::boot_time::BootTime;
 
 use super::{Exit, KilledBy};
 
+/// How long descendants may take to end by themselves once the command has ended, before anything is
+/// said or done: the last filter of a pipe needs a moment to write what it has.
+const SETTLE: Duration = Duration::from_millis(100);
+
 /// How a tree is ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
@@ -114,6 +118,8 @@ enum State {
     Running,
     /// The command has ended; what it left is being counted.
     Ended(Exit),
+    /// The command has ended; its descendants have a moment to do so too.
+    Settling { exit: Exit, until: BootTime },
     /// The command has ended; its descendants may take their time.
     Waiting(Exit),
     /// The stop signal was sent.
@@ -157,8 +163,8 @@ impl Supervision {
         match self.state {
             State::Idle | State::Killing { .. } | State::Over => None,
             State::Running | State::Ended(_) | State::Waiting(_) => self.kill_deadline,
-            State::Stopping { kill_at, .. } => {
-                Some(self.kill_deadline.map_or(kill_at, |deadline| deadline.min(kill_at)))
+            State::Settling { until: at, .. } | State::Stopping { kill_at: at, .. } => {
+                Some(self.kill_deadline.map_or(at, |deadline| deadline.min(at)))
             }
         }
     }
@@ -169,6 +175,7 @@ impl Supervision {
             State::Idle | State::Over => false,
             State::Running
             | State::Ended(_)
+            | State::Settling { .. }
             | State::Waiting(_)
             | State::Stopping { .. }
             | State::Killing { .. } => true,
@@ -184,13 +191,22 @@ impl Supervision {
         let past_deadline = self.kill_deadline.is_some_and(|deadline| deadline <= now);
         match self.state {
             State::Idle | State::Killing { .. } | State::Over => vec![],
-            State::Running | State::Ended(_) | State::Waiting(_) | State::Stopping { .. }
+            State::Running
+            | State::Ended(_)
+            | State::Settling { .. }
+            | State::Waiting(_)
+            | State::Stopping { .. }
                 if past_deadline =>
             {
                 self.kill(KilledBy::Deadline)
             }
+            State::Settling { exit, until } if until <= now => self.settled(now, exit),
             State::Stopping { kill_at, .. } if kill_at <= now => self.kill(KilledBy::Grace),
-            State::Running | State::Ended(_) | State::Waiting(_) | State::Stopping { .. } => vec![],
+            State::Running
+            | State::Ended(_)
+            | State::Settling { .. }
+            | State::Waiting(_)
+            | State::Stopping { .. } => vec![],
         }
     }
 
@@ -203,7 +219,10 @@ impl Supervision {
                 self.leave_if_alone()
             }
             Input::CommandEnded(exit) => self.command_ended(exit),
-            Input::Reaped(Remains::Some) => self.tree_lives_on(now),
+            Input::Reaped(Remains::Some) => {
+                self.tree_lives_on(now);
+                vec![]
+            }
             Input::Reaped(Remains::None) => self.tree_dead(),
             Input::KillDeadline(at) => {
                 self.kill_deadline = at;
@@ -230,39 +249,43 @@ impl Supervision {
         match &mut self.state {
             State::Running => self.state = State::Ended(ended),
             State::Stopping { exit, .. } | State::Killing { exit, .. } => *exit = Some(ended),
-            state @ (State::Idle | State::Ended(_) | State::Waiting(_) | State::Over) => {
+            state @ (State::Idle
+            | State::Ended(_)
+            | State::Settling { .. }
+            | State::Waiting(_)
+            | State::Over) => {
                 panic!("the command ended in the state {state:?}")
             }
         }
         vec![Action::ReportEnded(ended)]
     }
 
-    fn tree_lives_on(&mut self, now: BootTime) -> Vec<Action> {
+    fn tree_lives_on(&mut self, now: BootTime) {
         match self.state {
-            State::Ended(exit) => match self.policy.leftovers {
-                Leftovers::Kill => {
-                    let mut actions = vec![Action::ReportLeftovers];
-                    actions.extend(self.stop(now));
-                    actions
-                }
-                Leftovers::Wait => {
-                    self.state = State::Waiting(exit);
-                    vec![Action::ReportLeftovers]
-                }
-            },
+            State::Ended(exit) => self.state = State::Settling { exit, until: now + SETTLE },
             State::Idle
             | State::Running
+            | State::Settling { .. }
             | State::Waiting(_)
             | State::Stopping { .. }
             | State::Killing { .. }
-            | State::Over => vec![],
+            | State::Over => {}
         }
+    }
+
+    fn settled(&mut self, now: BootTime, exit: Exit) -> Vec<Action> {
+        let mut actions = vec![Action::ReportLeftovers];
+        match self.policy.leftovers {
+            Leftovers::Kill => actions.extend(self.stop(now)),
+            Leftovers::Wait => self.state = State::Waiting(exit),
+        }
+        actions
     }
 
     /// The command is our child: with no child left, its end was seen before.
     fn tree_dead(&mut self) -> Vec<Action> {
         let (exit, killed_by) = match self.state {
-            State::Ended(exit) | State::Waiting(exit) => (exit, None),
+            State::Ended(exit) | State::Settling { exit, .. } | State::Waiting(exit) => (exit, None),
             State::Stopping { exit: Some(exit), .. } => (exit, None),
             State::Killing { exit: Some(exit), by } => (exit, Some(by)),
             State::Idle
@@ -289,6 +312,7 @@ impl Supervision {
             State::Running | State::Stopping { exit: None, .. } => vec![Action::SignalCommand(signal)],
             State::Idle
             | State::Ended(_)
+            | State::Settling { .. }
             | State::Waiting(_)
             | State::Stopping { exit: Some(_), .. }
             | State::Killing { .. }
@@ -299,7 +323,12 @@ impl Supervision {
     fn if_running(&self, action: Action) -> Vec<Action> {
         match self.state {
             State::Running | State::Waiting(_) => vec![action],
-            State::Idle | State::Ended(_) | State::Stopping { .. } | State::Killing { .. } | State::Over => {
+            State::Idle
+            | State::Ended(_)
+            | State::Settling { .. }
+            | State::Stopping { .. }
+            | State::Killing { .. }
+            | State::Over => {
                 vec![]
             }
         }
@@ -308,7 +337,7 @@ impl Supervision {
     fn stop(&mut self, now: BootTime) -> Vec<Action> {
         let exit = match self.state {
             State::Running => None,
-            State::Ended(exit) | State::Waiting(exit) => Some(exit),
+            State::Ended(exit) | State::Settling { exit, .. } | State::Waiting(exit) => Some(exit),
             State::Idle | State::Stopping { .. } | State::Killing { .. } | State::Over => return vec![],
         };
         self.state = State::Stopping { exit, kill_at: now + self.policy.grace };
@@ -318,7 +347,7 @@ impl Supervision {
     fn kill(&mut self, by: KilledBy) -> Vec<Action> {
         let exit = match self.state {
             State::Running => None,
-            State::Ended(exit) | State::Waiting(exit) => Some(exit),
+            State::Ended(exit) | State::Settling { exit, .. } | State::Waiting(exit) => Some(exit),
             State::Stopping { exit, .. } => exit,
             State::Idle | State::Killing { .. } | State::Over => return vec![],
         };
@@ -332,6 +361,7 @@ impl Supervision {
             // A wrapper that leaves before its tree is dead has lost its head.
             State::Running
             | State::Ended(_)
+            | State::Settling { .. }
             | State::Waiting(_)
             | State::Stopping { .. }
             | State::Killing { .. } => self.wrapper_gone(),
@@ -345,6 +375,7 @@ impl Supervision {
             State::Over => vec![Action::ExecuteWill],
             State::Running
             | State::Ended(_)
+            | State::Settling { .. }
             | State::Waiting(_)
             | State::Stopping { .. }
             | State::Killing { .. } => self.kill(KilledBy::WrapperGone),
@@ -400,18 +431,35 @@ mod tests {
         let mut it = running(Kill, None);
         play(
             &mut it,
-            &[
-                (1, Input::CommandEnded(OK), &[ReportEnded(OK)]),
-                (1, Input::Reaped(Remains::Some), &[ReportLeftovers, StopTree(SIGTERM)]),
-                (2, Input::Reaped(Remains::Some), &[]),
-            ],
+            &[(1, Input::CommandEnded(OK), &[ReportEnded(OK)]), (1, Input::Reaped(Remains::Some), &[])],
         );
-        assert_eq!(it.wake_at(), Some(at(4)));
+        assert_eq!(it.wake_at(), Some(at(1) + SETTLE));
         play(
             &mut it,
             &[
-                (4, Input::Woken, &[KillTree]),
-                (4, Input::Reaped(Remains::None), &[CloseKept, ReportTreeDead(OK, Some(KilledBy::Grace))]),
+                (2, Input::Woken, &[ReportLeftovers, StopTree(SIGTERM)]),
+                (3, Input::Reaped(Remains::Some), &[]),
+            ],
+        );
+        assert_eq!(it.wake_at(), Some(at(5)));
+        play(
+            &mut it,
+            &[
+                (5, Input::Woken, &[KillTree]),
+                (5, Input::Reaped(Remains::None), &[CloseKept, ReportTreeDead(OK, Some(KilledBy::Grace))]),
+            ],
+        );
+    }
+
+    #[test]
+    fn the_last_filter_of_a_pipe_may_finish() {
+        play(
+            &mut running(Kill, None),
+            &[
+                (1, Input::CommandEnded(OK), &[ReportEnded(OK)]),
+                (1, Input::Reaped(Remains::Some), &[]),
+                (1, Input::Reaped(Remains::None), &[CloseKept, ReportTreeDead(OK, None)]),
+                (2, Input::Woken, &[]),
             ],
         );
     }
@@ -423,7 +471,8 @@ mod tests {
             &mut it,
             &[
                 (1, Input::CommandEnded(OK), &[ReportEnded(OK)]),
-                (1, Input::Reaped(Remains::Some), &[ReportLeftovers]),
+                (1, Input::Reaped(Remains::Some), &[]),
+                (2, Input::Woken, &[ReportLeftovers]),
                 (5, Input::Reaped(Remains::Some), &[]),
             ],
         );

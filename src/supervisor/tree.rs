@@ -3,7 +3,6 @@
 //! [`Tree::reap`] says that nothing is left.
 
 use std::collections::HashSet;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -14,6 +13,7 @@ use crate::boot_time::BootTime;
 
 use super::descendants::{Process, Stat, children, descendants};
 use super::messages::MAX_NAMED;
+use super::pidfd;
 use super::policy::Remains;
 use super::{Exit, Leftover};
 
@@ -31,7 +31,10 @@ pub(super) struct Tree {
     root: Pid,
     /// Children that aren't ours to end, and what is below them.
     spared: HashSet<Pid>,
-    /// Direct children that were sent SIGKILL; their ids can't be used anew before we reap them.
+    /// A child that is no part of the command, though it is of the tree.
+    our_own: Option<Pid>,
+    /// What was sent SIGKILL: when it turns up as our child, orphaned by a parent that was quicker to
+    /// die, it is no news. An id that is used anew meanwhile is met by the sweep that is due anyhow.
     killed: HashSet<Pid>,
     /// Found standing still when the tree was frozen: they stay so when it is thawed.
     stood_still: HashSet<Pid>,
@@ -52,11 +55,17 @@ impl Tree {
         Self {
             root: Pid::this(),
             spared: spared.into_iter().collect(),
+            our_own: None,
             killed: HashSet::new(),
             stood_still: HashSet::new(),
             retry_after: FIRST_RETRY,
             retry_at: None,
         }
+    }
+
+    /// This child is ours, not the command's: it isn't named among what the command left.
+    pub(super) fn set_our_own(&mut self, child: Pid) {
+        self.our_own = Some(child);
     }
 
     /// Takes in all children that have ended, and says whether others are left.
@@ -76,10 +85,11 @@ impl Tree {
         (reaped, if ours().next().is_some() { Remains::Some } else { Remains::None })
     }
 
-    /// The living, by name; at most as many as anybody wants to read.
+    /// The living, by name; at most as many as anybody wants to read. Our own first process of a
+    /// namespace is not among them.
     pub(super) fn named(&self) -> Vec<Leftover> {
         let mut names = Vec::new();
-        for process in self.processes() {
+        for process in self.processes().into_iter().filter(|it| Some(it.pid) != self.our_own) {
             match Stat::of(process.pid) {
                 Some(stat) if !stat.is_dead() => {
                     names.push(Leftover { pid: process.pid.as_raw(), name: stat.name })
@@ -124,16 +134,17 @@ impl Tree {
         }
     }
 
-    /// Kills what can be found. Returns what we may not kill. A next sweep is due by
-    /// [`Tree::retry_at`] if the tree isn't dead by then.
+    /// Kills what can be found. Returns what we may not kill, and after some seconds whatever still
+    /// lives (in the middle of a call to a dead file server, or frozen from outside). A next sweep is
+    /// due by [`Tree::retry_at`] if the tree isn't dead by then.
     pub(super) fn kill(&mut self, now: BootTime) -> Vec<Leftover> {
+        // Most trees die of the first sweep. What comes through it forks, so it is stopped first.
+        let found = if self.retry_at.is_none() { self.processes() } else { self.stop_all() };
         let mut refused = Vec::new();
-        for process in self.stop_all() {
+        for process in found {
             match self.send(process, Signal::SIGKILL) {
                 Ok(()) => {
-                    if process.parent == self.root {
-                        self.killed.insert(process.pid);
-                    }
+                    self.killed.insert(process.pid);
                 }
                 Err(Errno::EPERM) => refused.push(process.pid),
                 // Gone already, or found anew under its new parent by the next sweep.
@@ -142,6 +153,9 @@ impl Tree {
         }
         self.retry_at = Some(now + self.retry_after);
         self.retry_after = (self.retry_after * 2).min(LAST_RETRY);
+        if self.retry_after == LAST_RETRY {
+            return self.named();
+        }
         refused.truncate(MAX_NAMED);
         refused
             .into_iter()
@@ -199,17 +213,18 @@ impl Tree {
             .collect()
     }
 
-    fn send(&self, process: Process, signal: Signal) -> nix::Result<()> {
+    /// Sends a signal to one process of the tree.
+    pub(super) fn send(&self, process: Process, signal: Signal) -> nix::Result<()> {
         // Our own child keeps its id until we reap it, so it can't be anybody else.
         if process.parent == self.root {
             return kill(process.pid, signal);
         }
         // Another's child may have gone since, and its id may be a stranger's now. The pidfd holds
         // on to whoever has the id; if that one's parent is still the one we found, or us, it is ours.
-        let pidfd = pidfd_open(process.pid)?;
+        let pidfd = pidfd::open(process.pid)?;
         match Stat::of(process.pid) {
             Some(stat) if stat.parent == process.parent || stat.parent == self.root => {
-                pidfd_send_signal(&pidfd, signal)
+                pidfd::send_signal(&pidfd, signal)
             }
             Some(_) | None => Err(Errno::ESRCH),
         }
@@ -238,26 +253,13 @@ fn wait_for(pid: libc::pid_t) -> nix::Result<Option<Reaped>> {
     if pid == 0 {
         return Ok(None);
     }
-    let exit = match libc::WIFEXITED(status) {
+    Ok(Some(Reaped { pid: Pid::from_raw(pid), exit: exit_of(status) }))
+}
+
+/// What `wait` says of a process that has ended.
+pub(super) fn exit_of(status: i32) -> Exit {
+    match libc::WIFEXITED(status) {
         true => Exit::Code(libc::WEXITSTATUS(status)),
         false => Exit::Signal(libc::WTERMSIG(status)),
-    };
-    Ok(Some(Reaped { pid: Pid::from_raw(pid), exit }))
-}
-
-fn pidfd_open(pid: Pid) -> nix::Result<OwnedFd> {
-    // SAFETY: takes and returns plain numbers; what it returns is a new descriptor that we own.
-    unsafe {
-        let fd = Errno::result(libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0))?;
-        Ok(OwnedFd::from_raw_fd(fd as libc::c_int))
     }
-}
-
-fn pidfd_send_signal(pidfd: &OwnedFd, signal: Signal) -> nix::Result<()> {
-    let none = std::ptr::null::<libc::siginfo_t>();
-    // SAFETY: a null info means the same as `kill`; everything else is plain numbers.
-    let sent = unsafe {
-        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal as libc::c_int, none, 0)
-    };
-    Errno::result(sent).map(drop)
 }

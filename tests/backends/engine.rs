@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use officer::backend::{self, Backend, ConnectError, ConnectOptions, Wait, Wanted};
+use officer::backend::{self, Backend, ConnectError, ConnectOptions, Loss, Wait, Wanted};
 use officer::lock::Limit;
 use officer::protocol::Who;
 
@@ -34,6 +34,11 @@ pub(crate) trait Engine: Send + Sized + 'static {
 
     /// What an operator would do to take a lock of limit 1 away: deletes it with the engine's own tool.
     fn delete_by_hand(port: u16, lock: &str);
+
+    /// How the holder is told of that.
+    fn loss_by_hand() -> Loss {
+        Loss::LockGone
+    }
 
     /// The shortest lease that the server grants.
     const SHORTEST_TTL: Duration;

@@ -5,14 +5,16 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use officer::backend::{AcquireError, ConnectError, Loss};
+use officer::backend::{AcquireError, ConnectError, Event, Loss};
 use tempfile::TempDir;
 
 use crate::engine::{Engine, LONG_TTL, at_once, client, connect, one_of, options, wanted};
 use crate::holder::Holder;
 use crate::peer::Peer;
 use crate::process::{Process, blocking, free_port, logged, run, soon, until};
+use crate::proxy::Proxy;
 use crate::suite::{busy, refused, suite};
+use crate::wrapper::{officer_exec, wrapper};
 
 pub(crate) struct Etcd {
     folder: TempDir,
@@ -92,6 +94,12 @@ pub(crate) fn etcdctl(port: u16, arguments: &[&str]) -> String {
 }
 
 suite!(Etcd);
+suite! {
+    Etcd:
+    a_lock_without_a_lease_is_refused
+    names_that_mean_something_to_the_engine_are_refused
+}
+wrapper!(Etcd);
 
 async fn hold(url: &str, name: &str) -> Holder {
     let guard = client(url).await.acquire(&at_once(name)).await.unwrap_or_else(|cause| panic!("{cause}"));
@@ -144,6 +152,8 @@ async fn a_stranger_is_refused_and_a_user_let_in() {
         Err(AcquireError::Connection(ConnectError::Refused { .. })) => {}
         other => panic!("{other:?}"),
     }
+    let wrapper = officer_exec(&wrong, &["-i", "stranger"], &["echo", "never"]);
+    assert_eq!(wrapper.exit_code().await, 77);
     hold(&format!("etcd://root:right@127.0.0.1:{}", server.port), "with-user").await.release().await;
 }
 
@@ -226,4 +236,49 @@ async fn etcdctl_and_ours_stand_in_one_line() {
     second.terminate();
     let ours = soon("ours follows", standing).await.unwrap_or_else(|cause| panic!("{cause}"));
     Holder::of(ours).release().await;
+}
+
+#[tokio::test]
+async fn a_deletion_is_noticed_although_history_was_compacted() {
+    let server = Etcd::shared();
+    let proxy = Proxy::to(server.port());
+    let mut cut_off = client(&Etcd::url_at(proxy.port())).await;
+    let mut guard = cut_off.acquire(&at_once("compacted")).await.unwrap_or_else(|cause| panic!("{cause}"));
+    let port = server.port();
+    blocking(move || {
+        etcdctl(port, &["put", "other", "1"]);
+        let written = etcdctl(port, &["put", "other", "2", "-w", "json"]);
+        let revision: serde_json::Value = serde_json::from_str(&written).expect("JSON");
+        etcdctl(port, &["compact", &revision["header"]["revision"].to_string()]);
+    })
+    .await;
+    // The watch is broken, and set again from a revision that is still there.
+    proxy.cut();
+    proxy.heal();
+    soon("renewed over a new connection", async {
+        while !matches!(guard.event().await, Event::Renewed { .. }) {}
+    })
+    .await;
+    blocking(move || Etcd::delete_by_hand(port, "compacted")).await;
+    let lost = async { while !matches!(guard.event().await, Event::Lost(Loss::LockGone)) {} };
+    soon("the loss is noticed without a renewal", lost).await;
+}
+
+#[tokio::test]
+async fn etcdctl_lock_and_the_program_exclude_each_other() {
+    let url = Etcd::shared().url();
+    let tell = ["sh", "-c", "echo key $ETCD_LOCK_KEY; cat"];
+    let mut ours = officer_exec(&url, &["-i", "ctl-program"], &tell);
+    ours.says("key ctl-program/").await;
+    let mut theirs = etcdctl_lock("ctl-program");
+    until_contended("ctl-program", 2).await;
+    assert!(theirs.is_silent());
+    ours.let_go();
+    theirs.says("ctl-program/").await;
+    let second = officer_exec(&url, &["-n", "-i", "ctl-program"], &["echo", "never"]);
+    assert_eq!(second.exit_code().await, 75);
+    theirs.terminate();
+    theirs.ends().await;
+    let third = officer_exec(&url, &["-i", "ctl-program"], &["true"]);
+    assert_eq!(third.exit_code().await, 0);
 }

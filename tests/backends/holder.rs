@@ -79,9 +79,14 @@ async fn hold(
     mut told: oneshot::Receiver<()>,
 ) -> Released {
     let mut ticks = tokio::time::interval(pause);
+    // After a loss nothing follows, as in the program.
+    let mut lost = false;
     loop {
         tokio::select! {
-            event = guard.event() => { let _ = tell.send(event); }
+            event = guard.event(), if !lost => {
+                lost = matches!(event, Event::Lost(_));
+                let _ = tell.send(event);
+            }
             _ = ticks.tick() => guard.renew(),
             _ = &mut told => return guard.release(Duration::from_secs(10)).await,
         }

@@ -1,14 +1,15 @@
 //! One suite of promises over every engine, each a real server that the test starts itself, and the
 //! engines' own lock commands beside ours.
 
-#![cfg(any(feature = "zookeeper", feature = "etcd", feature = "redis"))]
-
+mod cost;
 mod engine;
 mod holder;
+mod officer_server;
 mod peer;
 mod process;
 mod proxy;
 mod suite;
+mod wrapper;
 
 #[cfg(feature = "etcd")]
 mod etcd;

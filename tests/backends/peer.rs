@@ -1,6 +1,7 @@
 //! The engines' own lock commands and libraries, run beside ours.
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Stdio};
 use std::sync::OnceLock;
@@ -8,7 +9,7 @@ use std::sync::OnceLock;
 use nix::sys::signal::Signal;
 use tokio::sync::mpsc;
 
-use crate::process::{Process, soon};
+use crate::process::{Process, blocking, soon};
 
 /// A foreign client that takes a lock and says so.
 pub(crate) struct Peer {
@@ -54,14 +55,25 @@ impl Peer {
     }
 
     /// Ends its input, the sign to release.
-    #[cfg(any(feature = "zookeeper", feature = "redis"))]
     pub(crate) fn let_go(&mut self) {
         self.input = None;
     }
 
     /// Ends it as an operator would.
     pub(crate) fn terminate(&self) {
-        self.process.signal(Signal::SIGTERM);
+        self.signal(Signal::SIGTERM);
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
+    }
+
+    /// Its exit code, as a shell would tell it.
+    pub(crate) async fn exit_code(self) -> i32 {
+        let Self { mut process, input, .. } = self;
+        let status = blocking(move || process.wait()).await;
+        drop(input);
+        status.code().unwrap_or_else(|| 128 + status.signal().expect("a code or a signal"))
     }
 
     /// Waits until it has said all it says.

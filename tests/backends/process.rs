@@ -3,7 +3,8 @@
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -52,6 +53,18 @@ impl Process {
         &mut self.child
     }
 
+    /// Waits for its end: how it ended.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("the child is ours") {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "a child doesn't end");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// Kills it and waits until it is gone.
     pub(crate) fn kill(&mut self) {
         let _ = self.child.kill();
@@ -65,10 +78,21 @@ impl Drop for Process {
     }
 }
 
-/// A port that is free on loopback, and stays so long enough in all likelihood.
+/// A port that is free on loopback. Below those that the kernel gives to outgoing connections: one of
+/// them could take it before the server does, even the very connection that asks whether it is up.
 pub(crate) fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback works");
-    listener.local_addr().expect("it is bound").port()
+    const FIRST: u16 = 20_000;
+    const PORTS: u16 = 12_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Test runs at the same time begin at different places.
+    let begin = u16::try_from(std::process::id() * 97 % u32::from(PORTS)).expect("below the number of ports");
+    loop {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed) % PORTS;
+        let port = FIRST + (begin + step) % PORTS;
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// A command whose output goes into a file of `folder`.

@@ -14,6 +14,7 @@ use crate::holder::Holder;
 use crate::peer::Peer;
 use crate::process::{DEADLINE, Process, blocking, free_port, logged, run, soon, until};
 use crate::suite::{busy, refused, suite, until_queued};
+use crate::wrapper::{officer_exec, wrapper};
 
 pub(crate) struct Redis {
     folder: TempDir,
@@ -90,6 +91,12 @@ fn redis_cli(port: u16, arguments: &[&str]) -> String {
 }
 
 suite!(Redis);
+suite! {
+    Redis:
+    a_lock_without_a_lease_is_refused
+    names_that_mean_something_to_the_engine_are_refused
+}
+wrapper!(Redis);
 
 async fn hold(url: &str, name: &str) -> Holder {
     let guard = client(url).await.acquire(&at_once(name)).await.unwrap_or_else(|cause| panic!("{cause}"));
@@ -201,6 +208,9 @@ async fn a_wrong_password_is_refused_and_the_right_one_let_in() {
             other => panic!("{password}: {other:?}"),
         }
     }
+    let wrong = format!("redis://:wrong@127.0.0.1:{}", server.port);
+    let wrapper = officer_exec(&wrong, &["-i", "stranger"], &["echo", "never"]);
+    assert_eq!(wrapper.exit_code().await, 77);
     hold(&format!("redis://:right@127.0.0.1:{}", server.port), "with-password").await.release().await;
 }
 

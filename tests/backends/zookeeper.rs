@@ -16,6 +16,7 @@ use crate::holder::Holder;
 use crate::peer::Peer;
 use crate::process::{Process, blocking, free_port, logged, run, soon, until};
 use crate::suite::{busy, refused, suite, until_queued};
+use crate::wrapper::wrapper;
 
 /// Where Debian's package has it.
 const JAR: &str = "/usr/share/java/zookeeper.jar";
@@ -91,6 +92,7 @@ fn start(folder: &TempDir, port: u16) -> Process {
 
 fn is_ok(port: u16) -> std::io::Result<bool> {
     let mut connection = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+    connection.set_read_timeout(Some(Duration::from_secs(5)))?;
     connection.write_all(b"ruok")?;
     let mut answer = String::new();
     connection.read_to_string(&mut answer)?;
@@ -107,6 +109,12 @@ pub(crate) fn zk_cli(port: u16, arguments: &[&str]) -> String {
 }
 
 suite!(ZooKeeper);
+suite! {
+    ZooKeeper:
+    a_lock_without_a_lease_is_refused
+    names_that_mean_something_to_the_engine_are_refused
+}
+wrapper!(ZooKeeper);
 
 async fn hold(url: &str, wanted: &Wanted) -> Holder {
     let guard = client(url).await.acquire(wanted).await.unwrap_or_else(|cause| panic!("{cause}"));
@@ -281,5 +289,51 @@ async fn kazoo_and_ours_refuse_each_others_other_limit() {
         AcquireError::LimitMismatch { in_use, .. } => assert_eq!(in_use, "3"),
         other => panic!("{other:?}"),
     }
+    theirs.ends().await;
+}
+
+/// As lockex is called: its options, its variable, its places.
+fn as_lockex(options: &[&str], words: &[&str]) -> Peer {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_officer-exec"));
+    command.env_remove("OFFICER_SERVER").env("ZKHOSTS", format!("127.0.0.1:{}", ZooKeeper::shared().port()));
+    command.args(options).args(words);
+    Peer::start(command, "cargo")
+}
+
+#[tokio::test]
+async fn a_lockex_and_the_program_exclude_each_other() {
+    let mut theirs = kazoo("fleet", 1, "now");
+    theirs.says("asking").await;
+    theirs.says("acquired").await;
+    let options = ["--no-blocking", "--lockid", "fleet", "--lockpath", "lockex", "-T", "30"];
+    assert_eq!(as_lockex(&options, &["echo", "never"]).exit_code().await, 75);
+    theirs.let_go();
+    theirs.says("released").await;
+    theirs.ends().await;
+    let mut ours = as_lockex(
+        &["-i", "fleet", "--locktimeout", "5", "-R", "2", "-r", "2"],
+        &["sh", "-c", "echo in; cat"],
+    );
+    ours.says("in").await;
+    let mut theirs = kazoo("fleet", 1, "now");
+    theirs.says("asking").await;
+    theirs.says("busy").await;
+    ours.let_go();
+    assert_eq!(ours.exit_code().await, 0);
+}
+
+#[tokio::test]
+async fn a_lockex_semaphore_and_the_program_share_its_places() {
+    let mut theirs = kazoo("fleet-of-2", 2, "now");
+    theirs.says("asking").await;
+    theirs.says("acquired").await;
+    let mut ours = as_lockex(&["-c", "2", "-i", "fleet-of-2"], &["sh", "-c", "echo in; cat"]);
+    ours.says("in").await;
+    let mut third = kazoo("fleet-of-2", 2, "now");
+    third.says("asking").await;
+    third.says("busy").await;
+    assert_eq!(as_lockex(&["-c", "2", "-n", "-i", "fleet-of-2"], &["echo", "never"]).exit_code().await, 75);
+    ours.let_go();
+    assert_eq!(ours.exit_code().await, 0);
     theirs.ends().await;
 }

@@ -7,6 +7,7 @@ mod daemon;
 mod embedded;
 mod environment;
 mod exit_codes;
+mod generated;
 mod lock_id;
 mod lost_lock;
 mod operators;

@@ -155,3 +155,23 @@ fn a_stopped_wrapper_loses_its_tree_at_the_deadline() {
     assert_eq!(running.wait().code(), Some(79));
     assert_eq!(marked(&tree.mark), []);
 }
+
+#[test]
+fn an_isolated_tree_dies_even_if_wrapper_and_guardian_are_killed() {
+    let server = Server::start();
+    let allowed = server.exec(&["-i", "a", "--isolate"], &["true"]).output().unwrap();
+    if !allowed.status.success() {
+        let told = String::from_utf8_lossy(&allowed.stderr);
+        assert!(told.contains("cannot isolate true in a PID namespace"), "{told}");
+        return;
+    }
+    let options = ["-i", "a", "--isolate"];
+    let mut tree = Marked::start(&server, &options, &daemon_and("echo started; sleep 1000"), 3);
+    let guardian = guardian_of(tree.running.pid());
+    // Neither can act between the two.
+    kill(guardian, Signal::SIGSTOP).unwrap();
+    tree.running.signal(Signal::SIGKILL);
+    kill(guardian, Signal::SIGKILL).unwrap();
+    tree.running.wait();
+    wait_until("nothing is left", || tree.survivors().is_empty());
+}

@@ -13,16 +13,18 @@ use crate::scheduler::ClientId;
 /// only when the guardian had the time to wake up and kill it.
 pub(crate) const THAW_ALLOWANCE: Time = 175 * MILLI;
 
-/// In a calm run a wait may end later than its limit by an outage and a round trip.
-const MOST_LATENESS: Time = 3000 * MILLI;
+/// In a calm run a last will is executed within this; a lease is longer.
+const LONGEST_CALM_WILL: Time = 1000 * MILLI;
 
 /// A grant that the server made.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct GrantSeen {
-    pub(crate) session: SessionId,
     pub(crate) lock: usize,
     pub(crate) token: Token,
 }
+
+/// One command's tree, of all that a client has started.
+pub(crate) type TreeId = (ClientId, u64);
 
 /// How a wrapper ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +69,11 @@ pub(crate) struct Checkers {
     now: Time,
     locks: Vec<Book>,
     connected: HashSet<SessionId>,
-    trees: BTreeMap<ClientId, Tree>,
+    trees: BTreeMap<TreeId, Tree>,
+    /// Trees that must be dead by then, for their wrapper was killed.
+    doomed: BTreeMap<TreeId, Time>,
+    /// Sessions that must be ended by then, by a last will.
+    willed: Vec<(SessionId, Time)>,
     /// Up to when a client may give the server up: the faults, and how long it tries.
     unreachable_until: Time,
     pub(crate) starts: u64,
@@ -83,6 +89,8 @@ impl Checkers {
             locks: limits.iter().map(book).collect(),
             connected: HashSet::new(),
             trees: BTreeMap::new(),
+            doomed: BTreeMap::new(),
+            willed: Vec::new(),
             unreachable_until,
             starts: 0,
         }
@@ -97,65 +105,86 @@ impl Checkers {
         self.violation.get_or_insert(what);
     }
 
-    /// True time goes on: a tree whose allowance is over counts again.
+    /// True time goes on: a tree whose allowance is over counts again, and what was due is looked at.
     pub(crate) fn time_passed(&mut self, now: Time) {
         self.now = now;
         let counts_again = |tree: &Tree| tree.thawed_at.is_some_and(|at| at + THAW_ALLOWANCE < now);
         let due: Vec<_> =
             self.trees.iter().filter(|(_, tree)| counts_again(tree)).map(|(&id, _)| id).collect();
-        for client in due {
-            let tree = self.trees.get_mut(&client).expect("it was found just now");
+        for id in due {
+            let tree = self.trees.get_mut(&id).expect("it was found just now");
             tree.thawed_at = None;
             tree.is_frozen = false;
             let lock = tree.lock;
             self.check_exclusion(lock);
         }
+        let survivor = self.doomed.iter().find(|&(id, &by)| by < now && !self.trees[id].is_frozen);
+        if let Some((id, _)) = survivor {
+            self.fail(format!("P5: the tree {id:?} outlives its wrapper"));
+        }
+        if let Some((session, _)) = self.willed.iter().find(|&&(_, by)| by < now) {
+            self.fail(format!("P5: {session:?} isn't closed by the last will of its wrapper"));
+        }
     }
 
-    // P1, P2: process trees.
+    // P1, P2, P5: process trees.
 
-    pub(crate) fn tree_started(&mut self, client: ClientId, lock: usize, token: Token) {
+    pub(crate) fn tree_started(&mut self, id: TreeId, lock: usize, token: Token) {
         self.starts += 1;
-        let earlier = self.trees.insert(client, Tree { lock, is_frozen: false, thawed_at: None });
-        if earlier.is_some() {
-            self.fail(format!("P2: client {client} starts a command while its last tree is alive"));
-        }
+        self.trees.insert(id, Tree { lock, is_frozen: false, thawed_at: None });
         let book = &mut self.locks[lock];
         let is_newest = book.started_tokens.last().is_none_or(|&last| last < token);
         let is_new = book.started_tokens.insert(token);
         if !is_new {
             self.fail(format!("P4: two commands were given the token {token} of lock {lock}"));
         } else if self.locks[lock].limit == 1 && !is_newest {
-            self.fail(format!(
-                "P4: client {client} starts with token {token} after a greater one of lock {lock}"
-            ));
+            self.fail(format!("P4: {id:?} starts with token {token} after a greater one of lock {lock}"));
         }
         self.check_exclusion(lock);
     }
 
-    pub(crate) fn tree_died(&mut self, client: ClientId) {
-        self.trees.remove(&client);
+    pub(crate) fn tree_died(&mut self, id: TreeId) {
+        self.trees.remove(&id);
+        self.doomed.remove(&id);
+    }
+
+    pub(crate) fn wrapper_killed(&mut self, id: TreeId) {
+        if self.trees.contains_key(&id) {
+            self.doomed.insert(id, self.now + THAW_ALLOWANCE);
+        }
     }
 
     pub(crate) fn frozen(&mut self, client: ClientId) {
-        if let Some(tree) = self.trees.get_mut(&client) {
+        for (_, tree) in self.trees.iter_mut().filter(|((of, _), _)| *of == client) {
             tree.is_frozen = true;
             tree.thawed_at = None;
         }
     }
 
     pub(crate) fn thawed(&mut self, client: ClientId) {
-        let now = self.now;
-        if let Some(tree) = self.trees.get_mut(&client) {
-            tree.thawed_at = Some(now);
+        for (_, tree) in self.trees.iter_mut().filter(|((of, _), _)| *of == client) {
+            tree.thawed_at = Some(self.now);
         }
     }
 
-    /// A client, or its last will, gives the lock back.
-    pub(crate) fn releasing(&mut self, client: ClientId) {
-        if self.trees.contains_key(&client) {
-            self.fail(format!("P2: client {client} gives its lock back while its tree is alive"));
+    /// A client gives the lock back under which it ran this tree.
+    pub(crate) fn releasing(&mut self, id: TreeId) {
+        if self.trees.contains_key(&id) {
+            self.fail(format!("P2: {id:?} gives its lock back while its tree is alive"));
         }
+    }
+
+    /// The same, by a last will: where the network works that is soon done.
+    pub(crate) fn will_begins(&mut self, id: TreeId, session: SessionId) {
+        self.releasing(id);
+        if self.is_calm && !self.willed.iter().any(|&(known, _)| known == session) {
+            self.willed.push((session, self.now + LONGEST_CALM_WILL));
+        }
+    }
+
+    /// The server has confirmed that the session is gone.
+    pub(crate) fn will_answered(&mut self, session: SessionId) {
+        self.willed.retain(|&(willed, _)| willed != session);
     }
 
     fn check_exclusion(&mut self, lock: usize) {
@@ -186,6 +215,10 @@ impl Checkers {
 
     pub(crate) fn left(&mut self, session: SessionId, lock: usize) {
         self.locks[lock].queue.retain(|&waiter| waiter != session);
+    }
+
+    pub(crate) fn released(&mut self, session: SessionId, lock: usize) {
+        self.locks[lock].holders.remove(&session);
     }
 
     pub(crate) fn ended(&mut self, session: SessionId) {
@@ -268,14 +301,14 @@ impl Checkers {
     }
 
     /// A waiter wasn't granted the lock, after so long (true time) of so much that it was to wait;
-    /// `None`: for ever.
-    pub(crate) fn sent_away(&mut self, client: ClientId, waited: Time, limit: Option<Time>) {
+    /// `None`: for ever. In a calm run it ends at most `late_by` after its limit.
+    pub(crate) fn sent_away(&mut self, client: ClientId, waited: Time, limit: Option<Time>, late_by: Time) {
         match limit {
             None => self.fail(format!("client {client} was to wait for ever and was sent away")),
-            Some(limit) if waited < limit - limit / 50 => {
+            Some(limit) if waited < limit - limit / 20 => {
                 self.fail(format!("client {client} was to wait {limit} ns and waited only {waited}"));
             }
-            Some(limit) if self.is_calm && waited > limit + limit / 50 + MOST_LATENESS => {
+            Some(limit) if self.is_calm && waited > limit + limit / 50 + late_by => {
                 self.fail(format!("client {client} was to wait {limit} ns and waited {waited}"));
             }
             Some(_) => {}

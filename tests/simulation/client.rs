@@ -88,6 +88,11 @@ impl Client {
         self.rounds_left == 0 && matches!(self.phase, Phase::Done)
     }
 
+    /// It has no session yet.
+    pub(crate) fn is_reaching(&self) -> bool {
+        matches!(self.phase, Phase::Reaching(_))
+    }
+
     fn now(&self, env: &Env) -> BootTime {
         self.host.clock.read(env.now())
     }
@@ -295,10 +300,11 @@ impl Client {
             Heard::Resumed { holds } => {
                 self.suspended_since = None;
                 self.next_renewal = now + self.plan.ttl / 3;
-                match holds.into_iter().next() {
-                    Some(held) => self.hold_token(held.token, now, env),
-                    None if env.mutation == Some(Mutation::NothingIsAskedAgain) => {}
-                    None => self.ask(now, env),
+                // What it holds it is told when it asks: what is listed may be older than a reboot.
+                if env.mutation == Some(Mutation::HoldsOutliveAReboot) && !holds.is_empty() {
+                    self.hold_token(holds[0].token, now, env);
+                } else if env.mutation != Some(Mutation::NothingIsAskedAgain) {
+                    self.ask(now, env);
                 }
             }
             Heard::Over => {
@@ -371,7 +377,9 @@ impl Client {
                 Waiting::AtMost(limit) => Some(limit),
                 Waiting::NotAtAll => Some(0),
             };
-            env.checkers.sent_away(self.id, env.scheduler.now() - self.waits_since, limit);
+            // The server's word may be lost; the silence is noticed two renewals later.
+            let late_by = self.plan.ttl.as_nanos() as Time;
+            env.checkers.sent_away(self.id, env.scheduler.now() - self.waits_since, limit, late_by);
         }
         self.phase = Phase::Closing { until: now + self.plan.ttl * CLOSE_TTLS, outcome };
         self.send_close(env);
@@ -381,7 +389,7 @@ impl Client {
     }
 
     fn send_close(&mut self, env: &mut Env) {
-        env.checkers.releasing(self.id);
+        env.checkers.releasing((self.id, self.host.run));
         self.session().ask(Request::Close { session: None }, env);
     }
 

@@ -50,9 +50,11 @@ pub(crate) struct Host {
 
 /// Closes the session of a wrapper that is dead.
 struct Will {
+    run: u64,
     session: SessionId,
     ttl: Duration,
-    conn: ConnId,
+    /// Of the last try.
+    conn: Option<ConnId>,
     tries: u32,
 }
 
@@ -127,7 +129,7 @@ impl Host {
         }
         self.tree = Tree::Running;
         env.note(|| format!("host {}: the command starts with token {token} of lock {lock}", self.client));
-        env.checkers.tree_started(self.client, lock, token);
+        env.checkers.tree_started((self.client, run), lock, token);
         env.scheduler.after(run_for, Event::CommandEnds { client: self.client, run });
     }
 
@@ -160,7 +162,7 @@ impl Host {
         }
         self.tree = Tree::Dead;
         env.note(|| format!("host {}: the tree is dead", self.client));
-        env.checkers.tree_died(self.client);
+        env.checkers.tree_died((self.client, run));
         if self.wrapper_lives {
             let latency = env.rng.log_up_to(MOST_LATENCY);
             env.scheduler.after(latency, Event::TreeReported { client: self.client, run });
@@ -187,6 +189,7 @@ impl Host {
     /// The wrapper was killed.
     pub(crate) fn wrapper_killed(&mut self, env: &mut Env) {
         self.wrapper_lives = false;
+        env.checkers.wrapper_killed((self.client, self.run));
         let latency = env.rng.log_up_to(MOST_LATENCY);
         env.scheduler.after(latency, Event::WrapperGone { client: self.client, run: self.run });
         if env.mutation == Some(Mutation::GuardianDiesWithTheWrapper) {
@@ -218,18 +221,18 @@ impl Host {
 
     fn execute_will(&mut self, env: &mut Env) {
         if let Some((session, ttl)) = self.session.take() {
-            self.try_will(session, ttl, WILL_TRIES, env);
+            self.try_will(Will { run: self.run, session, ttl, conn: None, tries: WILL_TRIES }, env);
         }
     }
 
-    fn try_will(&mut self, session: SessionId, ttl: Duration, tries: u32, env: &mut Env) {
-        env.checkers.releasing(self.client);
+    fn try_will(&mut self, will: Will, env: &mut Env) {
+        env.checkers.will_begins((self.client, will.run), will.session);
         let conn = env.connect(self.client);
-        env.send_up(conn, Request::Close { session: Some(session) });
-        self.will = Some(Will { session, ttl, conn, tries: tries - 1 });
+        env.send_up(conn, Request::Close { session: Some(will.session) });
         self.will_generation += 1;
         let (client, generation) = (self.client, self.will_generation);
-        env.scheduler.after((ttl / 3).as_nanos() as Time, Event::WillWake { client, generation });
+        env.scheduler.after((will.ttl / 3).as_nanos() as Time, Event::WillWake { client, generation });
+        self.will = Some(Will { conn: Some(conn), tries: will.tries - 1, ..will });
     }
 
     /// A try of the will wasn't answered in time.
@@ -238,20 +241,21 @@ impl Host {
             return;
         }
         if let Some(will) = self.will.take() {
-            env.close_up(will.conn);
+            if let Some(conn) = will.conn {
+                env.close_up(conn);
+            }
             if will.tries > 0 {
-                self.try_will(will.session, will.ttl, will.tries, env);
+                self.try_will(will, env);
             }
         }
     }
 
     /// Whether this connection is the will's; if so its answer is heard.
     pub(crate) fn will_heard(&mut self, conn: ConnId, what: &Downlink, env: &mut Env) -> bool {
-        if self.will.as_ref().is_none_or(|will| will.conn != conn) {
-            return false;
-        }
+        let Some(will) = self.will.as_ref().filter(|will| will.conn == Some(conn)) else { return false };
         match what {
             Downlink::Reply(Reply::Closed | Reply::SessionUnknown) => {
+                env.checkers.will_answered(will.session);
                 env.close_up(conn);
                 self.will = None;
             }

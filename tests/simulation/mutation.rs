@@ -36,16 +36,24 @@ pub(crate) enum Mutation {
     ResumedWaiterIsPassedOver,
     /// Sessions get locks at once after a reboot.
     NoWaitAfterReboot,
+    /// A restart of the server ends the wait after a reboot.
+    RestartEndsTheWait,
     /// A resumed session isn't told what it holds.
     ResumeTellsNoGrants,
     /// `close` of a session that is gone frees what it once held, whoever holds it now.
     StaleCloseFreesTheNewHolder,
     /// A restart forgets who holds what.
     RestartForgetsHolds,
+    /// A waiter takes what it is said to hold after a reboot without asking for it.
+    HoldsOutliveAReboot,
+    /// After a reboot the first session is considered first, not the first waiter.
+    ReadyInOrderOfSessions,
+    /// No rule but the assumption: clocks differ in rate by up to 3 %.
+    ClocksDifferTooMuch,
 }
 
 impl Mutation {
-    pub(crate) const ALL: [Self; 19] = [
+    pub(crate) const ALL: [Self; 23] = [
         Self::NoMargin,
         Self::ReleaseBeforeTheTreeIsDead,
         Self::WillBeforeTheTreeIsDead,
@@ -62,8 +70,12 @@ impl Mutation {
         Self::SuspendedWaiterIsGranted,
         Self::ResumedWaiterIsPassedOver,
         Self::NoWaitAfterReboot,
+        Self::RestartEndsTheWait,
         Self::ResumeTellsNoGrants,
         Self::StaleCloseFreesTheNewHolder,
         Self::RestartForgetsHolds,
+        Self::HoldsOutliveAReboot,
+        Self::ReadyInOrderOfSessions,
+        Self::ClocksDifferTooMuch,
     ];
 }

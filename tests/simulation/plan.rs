@@ -7,6 +7,7 @@ use std::time::Duration;
 use officer::lease::Terms;
 
 use crate::clock::{Clock, MILLI, SECOND, Time};
+use crate::mutation::Mutation;
 use crate::network::Path;
 use crate::rng::Rng;
 use crate::scheduler::ClientId;
@@ -116,20 +117,25 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    pub(crate) fn new(rng: &mut Rng) -> Self {
+    pub(crate) fn new(rng: &mut Rng, mutation: Option<Mutation>) -> Self {
         let is_calm = rng.chance(1, 2);
-        let slowest_clock = 1_000_000 - rng.between(0, CLOCK_SPREAD_PER_MILLION);
-        let ttl_scale = 500 * MILLI + rng.log_up_to(12 * SECOND);
+        let clock_spread = match mutation {
+            Some(Mutation::ClocksDifferTooMuch) => 3 * CLOCK_SPREAD_PER_MILLION,
+            _ => CLOCK_SPREAD_PER_MILLION,
+        };
+        let clocks = Clocks { slowest: 1_000_000 - rng.between(0, clock_spread), spread: clock_spread };
+        let spread_of_ttls =
+            if rng.chance(1, 2) { rng.log_up_to(12 * SECOND) } else { rng.below(12 * SECOND) };
+        let ttl_scale = 500 * MILLI + spread_of_ttls;
         let limits: Vec<u32> = (0..rng.between(1, 2)).map(|_| limit(rng)).collect();
-        let clients: Vec<_> = (0..rng.between(2, 5))
-            .map(|_| client(rng, is_calm, ttl_scale, limits.len(), slowest_clock))
-            .collect();
+        let clients: Vec<_> =
+            (0..rng.between(2, 6)).map(|_| client(rng, is_calm, ttl_scale, limits.len(), clocks)).collect();
         let greatest_ttl = clients.iter().map(|client| client.ttl).max().expect("there are clients");
         let mut plan = Self {
             is_calm,
             limits,
             clients,
-            server_clock: clock(rng, slowest_clock),
+            server_clock: clocks.one(rng),
             max_ttl: greatest_ttl + Duration::from_nanos(rng.below(SECOND)),
             faults: Vec::new(),
             faults_end: 0,
@@ -162,11 +168,24 @@ impl Plan {
         let spare = |client: &ClientPlan| {
             let ttl = client.ttl.as_nanos() as Time;
             let grace = client.grace.as_nanos() as Time;
-            let margin = ttl / 100 + 200 * MILLI;
-            let slack = ttl * 3 / 100 + 8 * self.most_delay + 30 * MILLI;
-            ttl.saturating_sub(ttl / 3 + grace + margin + slack)
+            ttl.saturating_sub(ttl / 3 + grace + self.margin_and_slack(ttl))
         };
         self.clients.iter().map(spare).min().expect("there are clients") / 4
+    }
+
+    /// Whether a connection that is lost without a word stops no command: it is noticed when the
+    /// second renewal is due, and the new one must be in use before the stop deadline.
+    fn outlives_silence(&self) -> bool {
+        let outlives = |client: &ClientPlan| {
+            let (ttl, grace) = (client.ttl.as_nanos() as Time, client.grace.as_nanos() as Time);
+            ttl * 2 / 3 + grace + self.margin_and_slack(ttl) < ttl
+        };
+        self.clients.iter().all(outlives)
+    }
+
+    fn margin_and_slack(&self, ttl: Time) -> Time {
+        let margin = ttl / 100 + 200 * MILLI;
+        margin + ttl * 3 / 100 + 8 * self.most_delay + 30 * MILLI
     }
 
     fn add_calm_faults(&mut self, rng: &mut Rng) {
@@ -175,7 +194,7 @@ impl Plan {
         let mut at = 0;
         for _ in 0..rng.between(1, 4) {
             at += recovery + rng.below(recovery);
-            let fault = calm_fault(rng, self.clients.len(), most);
+            let fault = calm_fault(rng, self.clients.len(), most, self.outlives_silence());
             self.faults.push((at, fault));
         }
         self.faults_end = at + recovery;
@@ -184,11 +203,69 @@ impl Plan {
     fn add_wild_faults(&mut self, rng: &mut Rng) {
         let ttl = self.max_ttl.as_nanos() as Time;
         let span = ttl * rng.between(1, 4);
-        for _ in 0..rng.between(0, 8) {
+        let kind = rng.below(4);
+        let others = if kind < 2 { rng.between(0, 8) } else { rng.between(0, 2) };
+        for _ in 0..others {
             let fault = wild_fault(rng, self.clients.len(), 2 * ttl);
             self.faults.push((rng.below(span), fault));
         }
-        self.faults_end = span + 2 * ttl;
+        match kind {
+            0 | 1 => {}
+            2 => self.squeeze(rng, span),
+            _ => self.forget(rng, span),
+        }
+        self.faults_end = self.faults.iter().map(|&(at, _)| at).max().unwrap_or(0).max(span) + 2 * ttl;
+    }
+
+    /// The hardest case for the store: a client is cut off without a word, so that a grant to it is
+    /// lost and passes on when it has expired, and then the server's host reboots and forgets that;
+    /// maybe the server crashes too before it has waited for long enough.
+    fn forget(&mut self, rng: &mut Rng, span: Time) {
+        let victim = rng.below(self.clients.len() as u64) as usize;
+        let lock = self.clients[victim].lock;
+        let ttl = self.clients[victim].ttl.as_nanos() as Time;
+        for client in self.clients.iter_mut().filter(|client| client.lock == lock) {
+            client.waiting = Waiting::ForEver;
+        }
+        let at = rng.below(span);
+        let rebooted = at + rng.below(2 * ttl);
+        let down_for = rng.below(ttl / 4);
+        let length = (rebooted + down_for).saturating_sub(at) + rng.below(ttl / 4);
+        self.faults.push((at, Fault::Cut { client: victim, client_notices: None, server_notices: None }));
+        self.faults.push((at, Fault::Partition { client: victim, up: true, down: true, length }));
+        self.faults.push((rebooted, Fault::RebootServer { down_for }));
+        if rng.chance(1, 3) {
+            let crashed = rebooted + down_for + rng.below(ttl / 2);
+            self.faults.push((crashed, Fault::CrashServer { point: crash_point(rng), down_for: ttl / 20 }));
+        }
+    }
+
+    /// The hardest case for a lease: a holder whose command ends by nothing but SIGKILL is cut off
+    /// after an answer that was late, or is suspended with it, while others wait for its lock.
+    fn squeeze(&mut self, rng: &mut Rng, span: Time) {
+        let victim = rng.below(self.clients.len() as u64) as usize;
+        let lock = self.clients[victim].lock;
+        let ttl = self.clients[victim].ttl.as_nanos() as Time;
+        for client in self.clients.iter_mut().filter(|client| client.lock == lock) {
+            client.waiting = Waiting::ForEver;
+        }
+        let holder = &mut self.clients[victim];
+        holder.run_for = 4 * ttl;
+        holder.stops_in = 4 * ttl;
+        holder.start = 0;
+        let at = rng.below(span);
+        if rng.chance(1, 2) {
+            let by = rng.below(ttl / 2);
+            self.faults
+                .push((at.saturating_sub(ttl / 2), Fault::Slow { client: victim, length: ttl / 2, by }));
+        }
+        let length = ttl + rng.below(ttl);
+        let fault = match rng.below(5) {
+            0 => Fault::PauseHost { client: victim, length },
+            1 => Fault::PauseWrapper { client: victim, length },
+            _ => partition(rng, victim, length),
+        };
+        self.faults.push((at, fault));
     }
 
     /// Generous: every round of every client one after the other, each a lease late, and a reboot.
@@ -203,16 +280,25 @@ fn limit(rng: &mut Rng) -> u32 {
     if rng.chance(1, 2) { 1 } else { rng.between(1, 3) as u32 }
 }
 
-fn clock(rng: &mut Rng, slowest: u64) -> Clock {
-    let per_million = match rng.below(4) {
-        0 => slowest,
-        1 => slowest + CLOCK_SPREAD_PER_MILLION - 1,
-        _ => slowest + rng.below(CLOCK_SPREAD_PER_MILLION),
-    };
-    Clock { per_million, offset: rng.below(1_000_000 * SECOND), zero: 0 }
+/// The clocks of one run.
+#[derive(Clone, Copy)]
+struct Clocks {
+    slowest: u64,
+    spread: u64,
 }
 
-fn client(rng: &mut Rng, is_calm: bool, ttl_scale: Time, locks: usize, slowest_clock: u64) -> ClientPlan {
+impl Clocks {
+    fn one(self, rng: &mut Rng) -> Clock {
+        let per_million = match rng.below(4) {
+            0 => self.slowest,
+            1 => self.slowest + self.spread - 1,
+            _ => self.slowest + rng.below(self.spread),
+        };
+        Clock { per_million, offset: rng.below(1_000_000 * SECOND), zero: 0 }
+    }
+}
+
+fn client(rng: &mut Rng, is_calm: bool, ttl_scale: Time, locks: usize, clocks: Clocks) -> ClientPlan {
     // Whole milliseconds, as they come from a command line.
     let least_ttl = if is_calm { 2 * SECOND } else { 450 * MILLI };
     let ttl_ms = (ttl_scale / 2 + rng.below(ttl_scale)).max(least_ttl) / MILLI;
@@ -233,24 +319,30 @@ fn client(rng: &mut Rng, is_calm: bool, ttl_scale: Time, locks: usize, slowest_c
         ttl,
         grace,
         waiting,
-        run_for: rng.log_up_to(3 * ttl_nanos),
+        run_for: if rng.chance(1, 3) { rng.log_up_to(ttl_nanos) } else { rng.below(3 * ttl_nanos) },
         stops_in: rng.log_up_to(2 * grace.as_nanos() as u64 + MILLI),
         rounds: rng.between(1, 3) as u32,
         start: rng.below(ttl_nanos),
-        clock: clock(rng, slowest_clock),
+        clock: clocks.one(rng),
     }
 }
 
-fn calm_fault(rng: &mut Rng, clients: usize, most: Time) -> Fault {
+fn calm_fault(rng: &mut Rng, clients: usize, most: Time, may_be_silent: bool) -> Fault {
     let client = rng.below(clients as u64) as usize;
     let length = rng.log_up_to(most);
-    match rng.below(7) {
+    match rng.below(9) {
         0 => partition(rng, client, length),
-        1 => Fault::Cut { client, client_notices: Some(length), server_notices: notices(rng, most) },
+        1 => {
+            let is_noticed = !may_be_silent || rng.chance(1, 2);
+            let client_notices = is_noticed.then_some(length);
+            Fault::Cut { client, client_notices, server_notices: notices(rng, most) }
+        }
         2 => Fault::Slow { client, length: 10 * length, by: length },
         3 => Fault::PauseWrapper { client, length },
         4 => Fault::PauseHost { client, length },
         5 => Fault::PauseServer { length },
+        6 => Fault::KillWrapper { client },
+        7 => Fault::KillGuardian { client },
         _ => Fault::CrashServer { point: crash_point(rng), down_for: length },
     }
 }

@@ -31,10 +31,10 @@ impl Rng {
         self.below(of) < times
     }
 
-    /// Small values as likely as large ones: uniform in the exponent of two.
+    /// Up to `most`, small values as likely as large ones: uniform in the exponent of two.
     pub(crate) fn log_up_to(&mut self, most: u64) -> u64 {
-        let bits = u64::from(u64::BITS - most.max(1).leading_zeros());
-        let exponent = self.below(bits);
-        self.below(2 << exponent).min(most)
+        const OCTAVES: u64 = 10;
+        let scaled = most >> self.below(OCTAVES);
+        self.below(scaled + 1)
     }
 }

@@ -79,6 +79,8 @@ struct Entry {
 pub(crate) struct Scheduler {
     now: Time,
     seq: u64,
+    /// Of the event that happens now.
+    current_seq: u64,
     queue: BinaryHeap<Reverse<Entry>>,
 }
 
@@ -96,10 +98,21 @@ impl Scheduler {
         self.at(self.now.saturating_add(delay), event);
     }
 
+    /// Puts the event that was to happen now off; what was to come after it still does.
+    pub(crate) fn put_off(&mut self, until: Time, event: Event) {
+        self.queue.push(Reverse(Entry { at: until, seq: self.current_seq, event }));
+    }
+
+    /// Before everything else of its instant.
+    pub(crate) fn first_at(&mut self, at: Time, event: Event) {
+        self.queue.push(Reverse(Entry { at, seq: 0, event }));
+    }
+
     /// Goes on to the next event.
     pub(crate) fn next(&mut self) -> Option<Event> {
         let Reverse(entry) = self.queue.pop()?;
         self.now = entry.at;
+        self.current_seq = entry.seq;
         Some(entry.event)
     }
 }

@@ -2,7 +2,7 @@
 //! it: a small model over the real `Table` and the real `Sessions`. A turn serves everything that
 //! has arrived, then the timers, then commits, and only then replies leave.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use officer::boot_time::BootTime;
@@ -46,6 +46,8 @@ pub(crate) enum Life {
 pub(crate) struct Server {
     pub(crate) life: Life,
     pub(crate) clock: Clock,
+    /// Which boot of the host this is.
+    boot: u64,
     pub(crate) paused_until: Time,
     /// Ends in the middle of its next turn.
     pub(crate) crash_in_turn: Option<(CrashPoint, Time)>,
@@ -55,6 +57,9 @@ pub(crate) struct Server {
     max_ttl: Duration,
     /// When sessions are granted locks again; `None`: now.
     ready_at: Option<BootTime>,
+    /// Holds put back after a reboot: the lock may have passed on since, in commits that are lost. A
+    /// command that runs under one keeps it; who asks for one has none and is granted it anew.
+    holds_in_doubt: BTreeSet<Token>,
     conns: BTreeMap<ConnId, Option<SessionKey>>,
     inbox: Vec<(ConnId, Uplink)>,
     turn_at: Time,
@@ -73,6 +78,7 @@ impl Server {
         Self {
             life: Life::Up,
             clock,
+            boot: 0,
             paused_until: 0,
             crash_in_turn: None,
             table: Table::new(first_token, BOUNDS),
@@ -80,6 +86,7 @@ impl Server {
             store,
             max_ttl,
             ready_at: None,
+            holds_in_doubt: BTreeSet::new(),
             conns: BTreeMap::new(),
             inbox: Vec::new(),
             turn_at: Time::MAX,
@@ -178,9 +185,6 @@ impl Server {
 
     fn send_all(&mut self, env: &mut Env) {
         for (conn, what) in std::mem::take(&mut self.outbox) {
-            if matches!(what, Downlink::Closed) {
-                env.network.conn_mut(conn).server_closed = true;
-            }
             env.send_down(conn, what);
         }
     }
@@ -219,7 +223,7 @@ impl Server {
         env.note(|| format!("server: {:?} has expired", self.sessions.get(key).id));
         if let Some(conn) = self.sessions.get(key).connection {
             self.outbox.push((conn, Downlink::Reply(Reply::Expired)));
-            self.hang_up(conn);
+            self.hang_up(conn, env);
         }
         if env.mutation == Some(Mutation::ExpiryKeepsTheLocks) {
             let session = self.sessions.remove(key);
@@ -234,24 +238,14 @@ impl Server {
     fn get_ready(&mut self, now: BootTime, env: &mut Env) {
         env.note(|| "server: ready to grant locks to sessions".into());
         self.ready_at = None;
-        let waiters = self.table.lock_views().flat_map(|lock| lock.waiters().collect::<Vec<_>>());
-        let mut waiting: Vec<_> = waiters
-            .filter_map(|claim| match claim.state() {
-                ClaimState::Waiting { ticket } => Some((ticket, claim.party(), claim.owner())),
-                ClaimState::Holding { .. } => None,
-            })
-            .collect();
-        waiting.sort_by_key(|&(ticket, ..)| ticket);
+        self.store.add(Change::Booted { boot: self.boot });
         let mut effects = Vec::new();
-        for (_, party, owner) in waiting {
-            if self.sessions.get(key_of(party)).connection.is_some() {
-                self.table.resume(owner, now, &mut effects);
-            }
-        }
         let attached: Vec<_> =
             self.sessions.iter().filter(|(_, s)| s.connection.is_some()).map(|(_, s)| s.owner).collect();
-        for owner in attached {
-            self.table.resume(owner, now, &mut effects);
+        if env.mutation == Some(Mutation::ReadyInOrderOfSessions) {
+            attached.iter().for_each(|&owner| self.table.resume(owner, now, &mut effects));
+        } else {
+            self.table.resume_all(&attached, now, &mut effects);
         }
         self.deliver(effects, env);
     }
@@ -328,7 +322,7 @@ impl Server {
         let Some(key) = self.sessions.find(id) else { return self.reply(conn, Reply::SessionUnknown) };
         if let Some(older) = self.sessions.attach(key, conn) {
             self.outbox.push((older, Downlink::Reply(Reply::Superseded)));
-            self.hang_up(older);
+            self.hang_up(older, env);
         }
         self.conns.insert(conn, Some(key));
         self.sessions.renew(key, now);
@@ -364,6 +358,7 @@ impl Server {
         let ask = Ask { limit, wait: lock.timeout, queue_max: lock.queue_max, extended: true };
         let (name, at) = (lock.name.to_string(), lock_number(&lock.name));
         self.asked_once.insert(number, at);
+        self.end_hold_in_doubt(key, at, now, env);
         let away = |name| TurnedAway { name, queue: Vec::new(), holders: Vec::new() };
         match self.table.lock(owner, &name, &ask, now) {
             Outcome::Acquired(grant) => {
@@ -389,10 +384,27 @@ impl Server {
         }
     }
 
+    fn end_hold_in_doubt(&mut self, key: SessionKey, lock: usize, now: BootTime, env: &mut Env) {
+        let session = self.sessions.get(key);
+        let (id, number, owner) = (session.id, session.number, session.owner);
+        let name = crate::plan::lock_name(lock);
+        let state = self.table.claim_of(owner, name).map(|claim| claim.state());
+        if let Some(ClaimState::Holding { token, .. }) = state
+            && self.holds_in_doubt.remove(&token)
+        {
+            env.note(|| format!("server: lock {lock} must be granted anew to {id:?}"));
+            env.checkers.released(id, lock);
+            self.store.add(Change::Left { number, lock });
+            let mut effects = Vec::new();
+            self.table.unlock(owner, name, now, &mut effects);
+            self.deliver(effects, env);
+        }
+    }
+
     fn close_elsewhere(&mut self, conn: ConnId, id: SessionId, now: BootTime, env: &mut Env) {
         let Some(key) = self.sessions.find(id) else { return self.reply(conn, Reply::SessionUnknown) };
         if let Some(attached) = self.sessions.get(key).connection {
-            self.hang_up(attached);
+            self.hang_up(attached, env);
         }
         self.end_session(key, now, env);
         self.reply(conn, Reply::Closed);
@@ -447,15 +459,16 @@ impl Server {
         env.checkers.granted(session.id, lock);
         let state = ClaimState::Holding { token: grant.token, slot: grant.slot };
         self.store.add(Change::Claimed { number: session.number, lock, limit: grant.limit, state });
-        self.grants.push(GrantSeen { session: session.id, lock, token: grant.token });
+        self.grants.push(GrantSeen { lock, token: grant.token });
     }
 
     fn reply(&mut self, conn: ConnId, reply: Reply) {
         self.outbox.push((conn, Downlink::Reply(reply)));
     }
 
-    fn hang_up(&mut self, conn: ConnId) {
+    fn hang_up(&mut self, conn: ConnId, env: &mut Env) {
         self.conns.remove(&conn);
+        env.network.conn_mut(conn).server_closed = true;
         self.outbox.push((conn, Downlink::Closed));
     }
 
@@ -493,18 +506,24 @@ impl Server {
 
     /// A new server on the store that is left.
     pub(crate) fn start(&mut self, env: &mut Env) {
-        let is_reboot = match self.life {
+        match self.life {
             Life::Up => return,
-            Life::Crashed => false,
-            Life::HostDown { .. } => true,
-        };
-        if is_reboot {
-            self.clock = Clock { offset: 0, zero: env.now(), ..self.clock };
+            Life::Crashed => {}
+            Life::HostDown { .. } => {
+                self.boot += 1;
+                self.clock = Clock { offset: 0, zero: env.now(), ..self.clock };
+            }
         }
+        let is_reboot = match env.mutation {
+            Some(Mutation::RestartEndsTheWait) => matches!(self.life, Life::HostDown { .. }),
+            _ => true,
+        };
         let now = self.clock.read(env.now());
         let (image, mut first_token) = self.store.open();
+        // Also if the server was started before in this boot, but never got ready.
+        let is_reboot = is_reboot && image.boot != self.boot;
         if env.mutation == Some(Mutation::TokensAreReused) {
-            first_token = greatest_token(&image).map_or(Token(1), |token| Token(token.0 + 1));
+            first_token = held_tokens(&image).max().map_or(Token(1), |token| Token(token.0 + 1));
         }
         self.table = Table::new(first_token, BOUNDS);
         self.sessions = Sessions::new();
@@ -513,6 +532,10 @@ impl Server {
             .then(|| BootTime::from_since_boot(self.max_ttl));
         self.life = Life::Up;
         self.put_back(&image, now, env);
+        self.holds_in_doubt.clear();
+        if is_reboot && env.mutation != Some(Mutation::HoldsOutliveAReboot) {
+            self.holds_in_doubt = held_tokens(&image).collect();
+        }
         env.note(|| {
             format!("server: starts with {} sessions, next token {first_token}", self.sessions.len())
         });
@@ -552,12 +575,11 @@ fn early_end(end: BootTime, ttl: Duration) -> BootTime {
     end - ttl / 10 - Duration::from_millis(200)
 }
 
-fn greatest_token(image: &Image) -> Option<Token> {
-    let held = image.claims.values().filter_map(|&(_, state)| match state {
+fn held_tokens(image: &Image) -> impl Iterator<Item = Token> {
+    image.claims.values().filter_map(|&(_, state)| match state {
         ClaimState::Holding { token, .. } => Some(token),
         ClaimState::Waiting { .. } => None,
-    });
-    held.max()
+    })
 }
 
 fn granted(name: String, grant: Grant) -> Granted {

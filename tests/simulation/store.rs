@@ -14,10 +14,28 @@ const TOKEN_BLOCK: u64 = 8;
 
 #[derive(Clone, Debug)]
 pub(crate) enum Change {
-    Opened { number: u64, id: SessionId, ttl: Duration },
-    Closed { number: u64 },
-    Claimed { number: u64, lock: usize, limit: Limit, state: ClaimState },
-    Left { number: u64, lock: usize },
+    Opened {
+        number: u64,
+        id: SessionId,
+        ttl: Duration,
+    },
+    Closed {
+        number: u64,
+    },
+    Claimed {
+        number: u64,
+        lock: usize,
+        limit: Limit,
+        state: ClaimState,
+    },
+    Left {
+        number: u64,
+        lock: usize,
+    },
+    /// Sessions are granted locks in this boot of the host.
+    Booted {
+        boot: u64,
+    },
 }
 
 /// What the disk says.
@@ -25,6 +43,8 @@ pub(crate) enum Change {
 pub(crate) struct Image {
     pub(crate) sessions: BTreeMap<u64, (SessionId, Duration)>,
     pub(crate) claims: BTreeMap<(u64, usize), (Limit, ClaimState)>,
+    /// The last boot of the host in which sessions were granted locks.
+    pub(crate) boot: u64,
 }
 
 #[derive(Default)]
@@ -55,6 +75,7 @@ impl Image {
                 Change::Left { number, lock } => {
                     self.claims.remove(&(number, lock));
                 }
+                Change::Booted { boot } => self.boot = boot,
             }
         }
     }

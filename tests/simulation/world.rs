@@ -1,6 +1,8 @@
 //! One run: the plan of a seed, carried out event by event until everybody has what they wanted.
 
+use std::cell::RefCell;
 use std::fmt::Write as _;
+use std::rc::Rc;
 
 use officer::protocol::Request;
 
@@ -17,6 +19,9 @@ use crate::server::{CrashPoint, Life, Server};
 /// No run of this size has so many; one that does runs in circles.
 const MOST_EVENTS: u64 = 2_000_000;
 
+/// Everything that happened, in words; it outlives a run that panics.
+pub(crate) type Trace = Rc<RefCell<String>>;
+
 /// What everybody in the world acts through.
 pub(crate) struct Env {
     pub(crate) rng: Rng,
@@ -25,7 +30,7 @@ pub(crate) struct Env {
     pub(crate) checkers: Checkers,
     pub(crate) mutation: Option<Mutation>,
     pub(crate) faults_end: Time,
-    trace: Option<String>,
+    trace: Option<Trace>,
 }
 
 impl Env {
@@ -35,8 +40,8 @@ impl Env {
 
     pub(crate) fn note(&mut self, what: impl FnOnce() -> String) {
         let now = self.scheduler.now();
-        if let Some(trace) = &mut self.trace {
-            writeln!(trace, "{:>12.6} {}", now as f64 / SECOND as f64, what())
+        if let Some(trace) = &self.trace {
+            writeln!(trace.borrow_mut(), "{:>12.6} {}", now as f64 / SECOND as f64, what())
                 .expect("a String takes every write");
         }
     }
@@ -77,7 +82,6 @@ impl Env {
 /// What a run came to.
 pub(crate) struct Report {
     pub(crate) violation: Option<String>,
-    pub(crate) trace: String,
     pub(crate) events: u64,
     pub(crate) starts: u64,
 }
@@ -90,8 +94,8 @@ struct World {
 }
 
 /// Carries out one seed.
-pub(crate) fn run(seed: u64, mutation: Option<Mutation>, traced: bool) -> Report {
-    let mut world = World::new(seed, mutation, traced);
+pub(crate) fn run(seed: u64, mutation: Option<Mutation>, trace: Option<Trace>) -> Report {
+    let mut world = World::new(seed, mutation, trace);
     let mut events = 0;
     while world.env.checkers.violation().is_none() && world.step() {
         events += 1;
@@ -99,19 +103,14 @@ pub(crate) fn run(seed: u64, mutation: Option<Mutation>, traced: bool) -> Report
             world.env.checkers.fail("liveness: the run doesn't end".into());
         }
     }
-    let Env { checkers, trace, .. } = world.env;
-    Report {
-        violation: checkers.violation().map(str::to_owned),
-        trace: trace.unwrap_or_default(),
-        events,
-        starts: checkers.starts,
-    }
+    let checkers = world.env.checkers;
+    Report { violation: checkers.violation().map(str::to_owned), events, starts: checkers.starts }
 }
 
 impl World {
-    fn new(seed: u64, mutation: Option<Mutation>, traced: bool) -> Self {
+    fn new(seed: u64, mutation: Option<Mutation>, trace: Option<Trace>) -> Self {
         let mut rng = Rng::new(seed);
-        let plan = Plan::new(&mut rng);
+        let plan = Plan::new(&mut rng, mutation);
         let greatest_ttl = plan.max_ttl.as_nanos() as Time;
         let mut env = Env {
             scheduler: Scheduler::default(),
@@ -119,7 +118,7 @@ impl World {
             checkers: Checkers::new(&plan.limits, plan.is_calm, plan.faults_end + 6 * greatest_ttl),
             mutation,
             faults_end: plan.faults_end,
-            trace: traced.then(String::new),
+            trace,
             rng,
         };
         for (number, &(at, _)) in plan.faults.iter().enumerate() {
@@ -166,7 +165,7 @@ impl World {
 
     fn happen(&mut self, event: Event) {
         if let Some(until) = self.held_up_until(&event) {
-            return self.env.scheduler.at(until, event);
+            return self.env.scheduler.put_off(until, event);
         }
         let Self { env, server, clients, .. } = self;
         match event {
@@ -291,6 +290,10 @@ impl World {
 
     fn cut(&mut self, client: ClientId, client_notices: Option<Time>, server_notices: Option<Time>) {
         let Some(&conn) = self.env.network.living(client).last() else { return };
+        if self.plan.is_calm && client_notices.is_none() && self.clients[client].is_reaching() {
+            // Opening a session has the whole connect timeout for its one answer: it would end there.
+            return;
+        }
         // What either end notices comes from its own kernel, after a time: on the same connection
         // nothing else arrives.
         self.env.network.conn_mut(conn).is_dead = true;
@@ -324,7 +327,7 @@ impl World {
         }
         host.frozen_until = until;
         self.env.checkers.frozen(client);
-        self.env.scheduler.at(until, Event::Thaw(client));
+        self.env.scheduler.first_at(until, Event::Thaw(client));
     }
 
     fn thaw(&mut self, client: ClientId) {

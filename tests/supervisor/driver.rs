@@ -3,12 +3,15 @@
 
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
-use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use officer::supervisor::Leftovers;
@@ -18,7 +21,7 @@ use tempfile::TempDir;
 use crate::wrapper::Plan;
 
 /// Longer than anything takes on a busy machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A wrapper's life yet to be.
 pub(crate) struct Setting {
@@ -41,6 +44,7 @@ impl Setting {
             stop_signal: Signal::SIGTERM as i32,
             grace: PATIENCE,
             leftovers: Leftovers::Kill,
+            isolate: false,
             deadline: None,
             will: None,
             keep_open: None,
@@ -69,31 +73,42 @@ impl Setting {
 
     pub(crate) fn start(mut self) -> Wrapper {
         let listener = UnixListener::bind(&self.plan.control).expect("a socket");
+        // Some wrappers are another user's.
+        std::fs::set_permissions(&self.plan.control, std::fs::Permissions::from_mode(0o777)).expect("ours");
         self.command.arg("wrapper").arg(serde_json::to_string(&self.plan).expect("a plan"));
         let mut child = self.command.spawn().expect("the wrapper starts");
-        let (control, _) = listener.accept().expect("the wrapper connects");
-        control.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        let control = accept(&listener);
+        let stdin = child.stdin.take();
         let output = child.stdout.take().map(BufReader::new);
-        let events = BufReader::new(control.try_clone().expect("a copy"));
-        let mut it =
-            Wrapper { folder: self.folder, child, control, events, output, guardian: 0, ended: None };
-        it.guardian = pid_in(&it.event("ready")["guardian"]);
-        it
+        let mut wrapper = Wrapper::of_a_shell(self.folder, control);
+        (wrapper.child, wrapper.stdin, wrapper.output) = (Some(child), stdin, output);
+        wrapper
     }
 }
 
 /// A wrapper that runs. Dropped, it is killed, and its tree with it.
 pub(crate) struct Wrapper {
     pub(crate) folder: TempDir,
-    pub(crate) child: Child,
-    control: UnixStream,
-    events: BufReader<UnixStream>,
-    output: Option<BufReader<ChildStdout>>,
+    pub(crate) pid: i32,
     pub(crate) guardian: i32,
-    ended: Option<ExitStatus>,
+    pub(crate) stdin: Option<ChildStdin>,
+    output: Option<BufReader<ChildStdout>>,
+    events: BufReader<UnixStream>,
+    /// `None` if it is another's child.
+    child: Option<Child>,
 }
 
 impl Wrapper {
+    /// A wrapper that was started by somebody else and has connected.
+    pub(crate) fn of_a_shell(folder: TempDir, control: UnixStream) -> Self {
+        control.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        let events = BufReader::new(control);
+        let mut it = Self { folder, pid: 0, guardian: 0, stdin: None, output: None, events, child: None };
+        let ready = it.event("ready");
+        (it.pid, it.guardian) = (pid_in(&ready["pid"]), pid_in(&ready["guardian"]));
+        it
+    }
+
     /// The next event, which must be this one.
     pub(crate) fn event(&mut self, name: &str) -> Value {
         let event = self.next_event();
@@ -123,13 +138,16 @@ impl Wrapper {
     }
 
     pub(crate) fn order(&mut self, order: &str) {
-        writeln!(self.control, "{order}").expect("the wrapper listens");
+        writeln!(self.events.get_mut(), "{order}").expect("the wrapper listens");
     }
 
     /// A line of the command's output.
     pub(crate) fn line(&mut self) -> String {
         let mut line = String::new();
         let output = self.output.as_mut().expect("its output is a pipe");
+        if output.buffer().is_empty() {
+            wait_for_input(output.get_ref().as_fd());
+        }
         output.read_line(&mut line).expect("text");
         line.trim_end().to_owned()
     }
@@ -140,12 +158,8 @@ impl Wrapper {
         line.parse().unwrap_or_else(|_| panic!("no process id: {line:?}"))
     }
 
-    pub(crate) fn pid(&self) -> i32 {
-        self.child.id().cast_signed()
-    }
-
     pub(crate) fn send(&self, signal: Signal) {
-        send(self.pid(), signal);
+        send(self.pid, signal);
     }
 
     pub(crate) fn will_file(&self) -> PathBuf {
@@ -154,12 +168,12 @@ impl Wrapper {
 
     /// The wrapper's own end.
     pub(crate) fn exit(&mut self) -> ExitStatus {
+        let child = self.child.as_mut().expect("it is our child");
         let mut ended = None;
         wait_until("the wrapper has ended", || {
-            ended = self.child.try_wait().expect("it is our child");
+            ended = child.try_wait().expect("it is our child");
             ended.is_some()
         });
-        self.ended = ended;
         ended.expect("it has ended")
     }
 
@@ -170,12 +184,32 @@ impl Wrapper {
 
 impl Drop for Wrapper {
     fn drop(&mut self) {
-        if self.ended.is_none() {
-            // It has ended by itself then.
-            let _ = self.child.kill();
-            let _ = self.child.wait();
+        // It may have ended by itself.
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
         }
     }
+}
+
+/// Copies a program. Not by ourselves: a child that another thread forks meanwhile would have the
+/// copy open for writing, and then it can't be executed.
+pub(crate) fn copy(program: impl AsRef<Path>, to: &Path) {
+    let copied = Command::new("cp").arg(program.as_ref()).arg(to).status().expect("cp is there");
+    assert!(copied.success());
+}
+
+/// The next connection, in time.
+pub(crate) fn accept(listener: &UnixListener) -> UnixStream {
+    wait_for_input(listener.as_fd());
+    listener.accept().expect("somebody connects").0
+}
+
+/// Waits until there is something to read.
+pub(crate) fn wait_for_input(from: BorrowedFd<'_>) {
+    let mut polled = [PollFd::new(from, PollFlags::POLLIN)];
+    let patience = PollTimeout::try_from(PATIENCE).expect("it isn't for ever");
+    assert_eq!(poll(&mut polled, patience), Ok(1), "nothing to read in time");
 }
 
 pub(crate) fn pid_in(value: &Value) -> i32 {

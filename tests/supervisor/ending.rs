@@ -23,6 +23,7 @@ crate::promises![
     a_stopped_tree_dies_at_its_deadline,
     the_deadline_moves,
     a_frozen_tree_stands_still_until_it_is_thawed,
+    what_stood_still_before_a_freeze_still_does_after_it,
     a_frozen_tree_dies_at_its_deadline,
 ];
 
@@ -166,7 +167,7 @@ fn the_deadline_moves() {
     assert_eq!(wrapper.line(), "ready");
     wrapper.order("deadline 100000");
     std::thread::sleep(first * 2);
-    drop(wrapper.child.stdin.take());
+    drop(wrapper.stdin.take());
     let dead = wrapper.event_at_last("tree_dead");
     assert_eq!((&dead["exit"], &dead["killed_by"]), (&json!({"Code": 5}), &json!(null)));
 }
@@ -179,8 +180,23 @@ fn a_frozen_tree_stands_still_until_it_is_thawed() {
     wait_until("the tree stands still", || state(command) == Some('T') && state(child) == Some('T'));
     wrapper.order("thaw");
     wait_until("the tree goes on", || state(command) != Some('T') && state(child) != Some('T'));
-    drop(wrapper.child.stdin.take());
+    drop(wrapper.stdin.take());
     assert_eq!(wrapper.event_at_last("tree_dead")["exit"], json!({"Code": 4}));
+}
+
+fn what_stood_still_before_a_freeze_still_does_after_it() {
+    let mut wrapper =
+        Setting::script("sh -c 'echo $$; kill -STOP $$' & read line; kill -CONT $!; wait").start();
+    let command = wrapper.started();
+    let child = wrapper.pid_line();
+    wait_until("the child stands still", || state(child) == Some('T'));
+    wrapper.order("freeze");
+    wait_until("the command stands still", || state(command) == Some('T'));
+    wrapper.order("thaw");
+    wait_until("the command goes on", || state(command) != Some('T'));
+    assert_eq!(state(child), Some('T'));
+    drop(wrapper.stdin.take());
+    assert_eq!(wrapper.event_at_last("tree_dead")["killed_by"], json!(null));
 }
 
 fn a_frozen_tree_dies_at_its_deadline() {

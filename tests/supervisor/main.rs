@@ -5,6 +5,9 @@ mod commands;
 mod driver;
 mod ending;
 mod exits;
+mod isolated;
+mod odd;
+mod terminal;
 mod world;
 mod wrapper;
 mod wrapper_death;
@@ -32,11 +35,19 @@ fn main() {
 }
 
 fn run_all() {
-    let trials = [exits::PROMISES, ending::PROMISES, wrapper_death::PROMISES, world::PROMISES]
-        .into_iter()
-        .flatten()
-        .map(|(name, prove)| Trial::test(*name, move || prove_it(*prove)))
-        .collect();
+    let trials = [
+        exits::PROMISES,
+        ending::PROMISES,
+        wrapper_death::PROMISES,
+        world::PROMISES,
+        odd::PROMISES,
+        isolated::PROMISES,
+        terminal::PROMISES,
+    ]
+    .into_iter()
+    .flatten()
+    .map(|(name, prove)| Trial::test(*name, move || prove_it(*prove)))
+    .collect();
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }
 

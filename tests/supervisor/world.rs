@@ -97,7 +97,7 @@ fn the_environment_gains_what_is_added() {
 fn stdin_is_the_commands() {
     let mut wrapper = Setting::program(["cat"]).start();
     wrapper.started();
-    let mut stdin = wrapper.child.stdin.take().unwrap();
+    let mut stdin = wrapper.stdin.take().unwrap();
     writeln!(stdin, "through the pipe").unwrap();
     assert_eq!(wrapper.line(), "through the pipe");
     drop(stdin);
@@ -109,7 +109,7 @@ fn a_reader_sees_the_end_when_the_command_closes_its_output() {
     wrapper.started();
     assert_eq!(wrapper.line(), "last");
     assert_eq!(wrapper.line(), "", "the end, while the command runs");
-    drop(wrapper.child.stdin.take());
+    drop(wrapper.stdin.take());
     wrapper.event_at_last("tree_dead");
 }
 
@@ -117,7 +117,7 @@ fn a_writer_notices_when_the_command_closes_its_input() {
     let mut wrapper = Setting::script("exec <&-; echo closed; sleep 1000").start();
     wrapper.started();
     wrapper.line();
-    let mut stdin = wrapper.child.stdin.take().unwrap();
+    let mut stdin = wrapper.stdin.take().unwrap();
     wait_until("the pipe is broken", || stdin.write_all(b"x").is_err());
 }
 
@@ -139,7 +139,7 @@ fn group_and_session(pid: i32) -> (String, String) {
 fn the_command_is_in_the_wrappers_group_and_session() {
     let mut wrapper = Setting::program(["cat"]).start();
     let command = wrapper.started();
-    assert_eq!(group_and_session(command), group_and_session(wrapper.pid()));
+    assert_eq!(group_and_session(command), group_and_session(wrapper.pid));
 }
 
 fn the_guardian_is_in_a_session_of_its_own() {

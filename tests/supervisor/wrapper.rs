@@ -24,6 +24,7 @@ pub(crate) struct Plan {
     pub(crate) stop_signal: i32,
     pub(crate) grace: Duration,
     pub(crate) leftovers: Leftovers,
+    pub(crate) isolate: bool,
     /// From the start on.
     pub(crate) deadline: Option<Duration>,
     /// Where the last will leaves its mark.
@@ -56,7 +57,9 @@ pub(crate) fn main(plan: OsString) {
 async fn supervise(mut guardian: Guardian, plan: Plan) -> i32 {
     let mut signals = Signals::listen().expect("signals can be heard");
     let mut control = Control::connect(&plan).await;
-    control.tell(json!({"event": "ready", "guardian": guardian.pid().as_raw()})).await;
+    control
+        .tell(json!({"event": "ready", "pid": std::process::id(), "guardian": guardian.pid().as_raw()}))
+        .await;
     if plan.leave_early {
         return 0;
     }
@@ -104,6 +107,7 @@ fn launch(plan: &Plan) -> Launch {
     Launch {
         argv: plan.argv.clone(),
         env: vec![("OFFICER_TEST".into(), "a value".into())],
+        isolate: plan.isolate,
         kill_deadline: plan.deadline.map(|after| BootTime::now() + after),
         will: plan
             .will

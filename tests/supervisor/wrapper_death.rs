@@ -8,12 +8,13 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use serde_json::json;
 
-use crate::driver::{PATIENCE, Setting, Wrapper, is_alive, send, state, wait_until};
+use crate::driver::{PATIENCE, Setting, Wrapper, accept, is_alive, send, state, wait_until};
 use crate::wrapper::SECRET;
 
 crate::promises![
     a_killed_wrapper_takes_the_tree_along_and_leaves_its_will,
     a_stopped_wrapper_loses_the_tree_at_its_deadline,
+    a_stopped_process_group_loses_the_tree_at_its_deadline,
     a_killed_process_group_takes_the_daemon_along_and_leaves_its_will,
     a_killed_guardian_is_replaced,
     a_spared_child_outlives_the_guardian,
@@ -51,15 +52,23 @@ fn a_stopped_wrapper_loses_the_tree_at_its_deadline() {
     let family = family(&mut wrapper);
     wrapper.send(Signal::SIGSTOP);
     wait_until("the tree is dead", || !family.into_iter().any(is_alive));
-    assert_eq!(state(wrapper.pid()), Some('T'), "the wrapper still stands");
+    assert_eq!(state(wrapper.pid), Some('T'), "the wrapper still stands");
     wrapper.send(Signal::SIGCONT);
     assert_eq!(wrapper.event_at_last("tree_dead")["killed_by"], json!("Deadline"));
+}
+
+fn a_stopped_process_group_loses_the_tree_at_its_deadline() {
+    let mut wrapper = Setting::script(FAMILY).deadline(Duration::from_millis(500)).start();
+    let family = family(&mut wrapper);
+    killpg(Pid::from_raw(wrapper.pid), Signal::SIGSTOP).unwrap();
+    wait_until("the tree is dead", || !family.into_iter().any(is_alive));
+    assert_eq!(state(wrapper.pid), Some('T'), "the wrapper still stands");
 }
 
 fn a_killed_process_group_takes_the_daemon_along_and_leaves_its_will() {
     let mut wrapper = Setting::script(FAMILY).will().start();
     let family = family(&mut wrapper);
-    killpg(Pid::from_raw(wrapper.pid()), Signal::SIGKILL).unwrap();
+    killpg(Pid::from_raw(wrapper.pid), Signal::SIGKILL).unwrap();
     wait_for_will(&wrapper);
     assert!(!family.into_iter().any(is_alive));
 }
@@ -101,7 +110,7 @@ fn a_term_to_the_process_group_spares_the_guardian() {
     wrapper.line();
     send(wrapper.guardian, Signal::SIGTERM);
     send(wrapper.guardian, Signal::SIGHUP);
-    killpg(Pid::from_raw(wrapper.pid()), Signal::SIGTERM).unwrap();
+    killpg(Pid::from_raw(wrapper.pid), Signal::SIGTERM).unwrap();
     let dead = wrapper.event_at_last("tree_dead");
     assert_eq!(dead["exit"], json!({"Code": 6}));
 }
@@ -132,7 +141,7 @@ fn what_is_kept_open_closes_with_the_tree() {
     let listener = UnixListener::bind(&path).unwrap();
     setting.plan.keep_open = Some(path);
     let mut wrapper = setting.start();
-    let (mut kept, _) = listener.accept().unwrap();
+    let mut kept = accept(&listener);
     kept.set_read_timeout(Some(PATIENCE)).unwrap();
     let family = family(&mut wrapper);
     wrapper.send(Signal::SIGKILL);

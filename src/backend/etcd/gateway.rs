@@ -14,6 +14,7 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
+use nix::sys::socket::{setsockopt, sockopt};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tokio::net::TcpStream;
@@ -265,6 +266,7 @@ impl Gateway {
             Err(_) => return Err(self.unanswered(member, &"no answer to connecting")),
         };
         stream.set_nodelay(true).map_err(|cause| self.unanswered(member, &cause))?;
+        keep_alive(&stream).map_err(|cause| self.unanswered(member, &cause))?;
         let (sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|cause| self.unanswered(member, &cause))?;
         // It ends with its sender; what goes wrong on it, the sender is told.
@@ -275,6 +277,17 @@ impl Gateway {
     fn unanswered(&self, member: usize, cause: &dyn fmt::Display) -> Failure {
         Failure::Unanswered(format!("{}: {cause}", self.address.members[member]))
     }
+}
+
+/// A watch says nothing for hours, and must still notice when a firewall has forgotten its connection.
+fn keep_alive(stream: &TcpStream) -> nix::Result<()> {
+    const IDLE_SECONDS: u32 = 15;
+    const INTERVAL_SECONDS: u32 = 5;
+    const PROBES: u32 = 3;
+    setsockopt(stream, sockopt::KeepAlive, &true)?;
+    setsockopt(stream, sockopt::TcpKeepIdle, &IDLE_SECONDS)?;
+    setsockopt(stream, sockopt::TcpKeepInterval, &INTERVAL_SECONDS)?;
+    setsockopt(stream, sockopt::TcpKeepCount, &PROBES)
 }
 
 /// The lines of a stream, each a JSON object.

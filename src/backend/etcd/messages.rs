@@ -192,8 +192,7 @@ impl Cluster {
         if !self.keep_alive(lease).await? {
             return Ok(Standing::Lost(Loss::SessionGone));
         }
-        let found: Range = self.gateway.call("/v3/kv/range", &json!({"key": blob(key)})).await?;
-        let ours = found.kvs.first().is_some_and(|own| own.create_revision == revision);
+        let ours = is_own(&self.own(key).await?, revision);
         Ok(if ours { Standing::Ours } else { Standing::Lost(Loss::LockGone) })
     }
 
@@ -282,7 +281,16 @@ impl Cluster {
 
     /// Waits until our own key is deleted.
     pub(super) async fn own_deletion(&self, key: &str, revision: Revision) -> Result<(), Failure> {
-        self.first_deletion(json!({"key": blob(key)}), Int(revision.0 + 1)).await
+        // A watch can't begin in the past for ever: revisions are compacted away.
+        let own = self.own(key).await?;
+        if !is_own(&own, revision) {
+            return Ok(());
+        }
+        self.first_deletion(json!({"key": blob(key)}), Int(own.revision().0 + 1)).await
+    }
+
+    async fn own(&self, key: &str) -> Result<Range, Failure> {
+        self.gateway.call("/v3/kv/range", &json!({"key": blob(key)})).await
     }
 
     async fn first_deletion(&self, mut range: serde_json::Value, from: Revision) -> Result<(), Failure> {
@@ -308,6 +316,11 @@ impl Cluster {
         });
         self.gateway.call::<serde_json::Value>("/v3/kv/txn", &request).await.map(drop)
     }
+}
+
+/// Whether the key found is the one that we made.
+fn is_own(found: &Range, revision: Revision) -> bool {
+    found.kvs.first().is_some_and(|own| own.create_revision == revision)
 }
 
 fn blob(text: &str) -> Blob {

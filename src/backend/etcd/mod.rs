@@ -51,7 +51,7 @@ pub(crate) async fn connect(hosts: &str, options: &ConnectOptions) -> Result<Box
         cluster,
         options: options.clone(),
         lease: Some(lease),
-        patience: Patience::new(options.connect_timeout),
+        patience: Patience::of(options),
     }))
 }
 

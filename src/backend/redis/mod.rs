@@ -47,7 +47,7 @@ pub(crate) async fn connect(url: &str, options: &ConnectOptions) -> Result<Box<d
         options: options.clone(),
         owner: Owner::random(),
         asked_for: None,
-        patience: Patience::new(options.connect_timeout),
+        patience: Patience::of(options),
     }))
 }
 

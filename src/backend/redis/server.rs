@@ -92,8 +92,6 @@ impl Server {
     pub(super) fn new(url: &str) -> Result<Self, String> {
         let shown =
             url.parse::<crate::backend::ServerUrl>().map_or_else(|_| "redis".into(), |u| u.to_string());
-        // The query of a UNIX socket's URL may hold a password.
-        let shown = shown.split('?').next().unwrap_or_default().to_owned();
         if url.starts_with("rediss:") {
             return Err(format!("cannot use {shown}: TLS to Redis is not supported"));
         }

@@ -50,7 +50,7 @@ pub(crate) async fn connect(hosts: &str, options: &ConnectOptions) -> Result<Box
         data: contender_data(options),
         options: options.clone(),
         session: Some(session),
-        patience: Patience::new(options.connect_timeout),
+        patience: Patience::of(options),
     }))
 }
 
@@ -66,12 +66,10 @@ struct Ensemble {
 impl Ensemble {
     fn parse(text: &str) -> Result<Self, ConnectError> {
         let (hosts, chroot) = split_chroot(text);
-        let valid = |host: &str| !host.is_empty() && !host.contains(['@', '?', ' ']);
-        if !hosts.split(',').all(valid) || chroot.contains("//") {
+        if !hosts.split(',').all(is_host) || chroot.contains("//") {
             let shown = text.rsplit('@').next().unwrap_or_default();
-            return Err(ConnectError::Unsupported(format!(
-                "zk://{shown} is no list of HOST[:PORT] with a chroot"
-            )));
+            let wrong = format!("zk://{shown} is no list of HOST[:PORT] with a chroot");
+            return Err(ConnectError::Unsupported(wrong));
         }
         Ok(Self {
             hosts: hosts.into(),
@@ -79,6 +77,16 @@ impl Ensemble {
             shown: format!("zk://{text}"),
             url: format!("zk://{text}"),
         })
+    }
+}
+
+/// `host`, `host:port` or `[ip6]:port`.
+fn is_host(text: &str) -> bool {
+    let behind_ip6 = text.rfind(']').map_or(0, |end| end + 1);
+    let host_is_fine = !text.is_empty() && !text.contains(['@', '?', ' ', '/']) && !text.starts_with(':');
+    match text[behind_ip6..].split_once(':') {
+        Some((_, port)) => host_is_fine && port.parse::<u16>().is_ok_and(|port| port > 0),
+        None => host_is_fine,
     }
 }
 
@@ -475,5 +483,22 @@ impl Lease for HeldNode {
 
     fn server(&self) -> &str {
         &self.shown
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_of_hosts_is_checked() {
+        for fine in ["h", "h:1", "[::1]:2181,h2", "h1,h2:2/chroot/deep"] {
+            assert!(Ensemble::parse(fine).is_ok(), "{fine}");
+        }
+        for wrong in ["", "h,", ":1", "h:0", "h:x", "me:secret@h", "h//x", "::1"] {
+            let Err(error) = Ensemble::parse(wrong) else { panic!("{wrong:?} was taken") };
+            let error = error.to_string();
+            assert!(!error.contains("secret"), "{error}");
+        }
     }
 }

@@ -20,7 +20,7 @@ use crate::hooks::HookLines;
 use crate::log::{LogFormat, LogLevel};
 
 /// Words that mean a verb when they come first.
-pub const VERBS: [&str; 1] = ["serve"];
+pub const VERBS: [&str; 6] = ["serve", "status", "release", "verify", "ping", "generate"];
 
 /// What the derived id has of the hash.
 const DERIVED_HEX_DIGITS: usize = 12;
@@ -167,6 +167,11 @@ pub struct ExecArgs {
     )]
     on_suspend: OnSuspend,
 
+    /// Run the command in a PID namespace of its own: nothing survives even SIGKILL of all of us
+    #[arg(long, env = "OFFICER_ISOLATE", value_parser = FalseyValueParser::new(),
+          action = ArgAction::SetTrue, hide_env_values = true)]
+    isolate: bool,
+
     /// Shell command to run, beside the command, when the lock is acquired (10 s at most)
     #[arg(long, value_name = "CMD", env = "OFFICER_ON_ACQUIRED", hide_env_values = true)]
     on_acquired: Option<OsString>,
@@ -277,6 +282,8 @@ pub struct Plan {
     pub max_hold: Option<Duration>,
     /// What the command does while the server can't be reached.
     pub on_suspend: OnSuspend,
+    /// Whether the command gets a PID namespace of its own.
+    pub isolate: bool,
     /// What to run when the lock comes and goes.
     pub hooks: HookLines,
     /// Where to write how it went.
@@ -370,6 +377,7 @@ impl ExecArgs {
             min_hold: self.min_hold,
             max_hold: self.max_hold,
             on_suspend: self.on_suspend,
+            isolate: self.isolate,
             hooks: HookLines { acquired: self.on_acquired, lost: self.on_lost, released: self.on_released },
             status_file: self.status_file,
         })))

@@ -22,6 +22,10 @@ use crate::watch::{Parts, Watch};
 /// How long giving the lock back may take without a lease that would end by itself.
 const RELEASE_BOUND: Duration = Duration::from_secs(10);
 
+/// How long it may take at least, also when the lease is over: a server that gets the request passes
+/// the lock on at once, whatever it has heard from us before.
+const LEAST_RELEASE_BOUND: Duration = Duration::from_millis(200);
+
 /// Runs the plan's command under its lock.
 pub fn run(plan: Plan) -> ExitStatus {
     // Before anything that may make a thread: what is forked later would be a copy of one thread only.
@@ -170,11 +174,13 @@ fn not_connected(error: &ConnectError) -> ExitStatus {
 fn not_acquired(plan: &Plan, error: &AcquireError) -> ExitStatus {
     match error {
         AcquireError::Connection(error) => return not_connected(error),
-        AcquireError::Busy(busy) => tracing::warn!("not acquired: {busy}"),
+        AcquireError::Busy(_) | AcquireError::NotReady { .. } => tracing::warn!("not acquired: {error}"),
         AcquireError::LimitMismatch { .. } | AcquireError::Protocol { .. } => tracing::error!("{error}"),
     }
     match error {
-        AcquireError::Busy(_) => ExitStatus::NotAcquired(plan.conflict_exit_code),
+        AcquireError::Busy(_) | AcquireError::NotReady { .. } => {
+            ExitStatus::NotAcquired(plan.conflict_exit_code)
+        }
         AcquireError::LimitMismatch { .. } => ExitStatus::Usage,
         AcquireError::Protocol { .. } | AcquireError::Connection(_) => ExitStatus::Internal,
     }
@@ -189,6 +195,7 @@ fn launch(plan: &Plan, env: Vec<(OsString, OsString)>, guard: &dyn Guard, lease:
     Launch {
         argv: plan.argv.clone(),
         env,
+        isolate: plan.isolate,
         kill_deadline: lease.kill_deadline(),
         will,
         keep_open: guard.connection(),
@@ -219,21 +226,24 @@ fn not_started(plan: &Plan, error: &StartError) -> ExitStatus {
             ExitStatus::NotFound
         }
         StartError::CannotRun { .. } => ExitStatus::CannotRun,
-        StartError::GuardianGone | StartError::Refused(_) => ExitStatus::Internal,
+        StartError::CannotIsolate { .. } | StartError::GuardianGone | StartError::Refused(_) => {
+            ExitStatus::Internal
+        }
     }
 }
 
-/// Gives the lock back, if it is still ours, and says whether that was confirmed. A signal that would
-/// end a wait leaves the rest to the lease.
+/// Gives the lock back, if it may still count as ours, and says whether that was confirmed. A signal
+/// that would end a wait leaves the rest to the lease.
 async fn release(guard: Box<dyn Guard>, lease: &Lease, signals: &mut Signals) -> bool {
-    let now = BootTime::now();
-    if !lease.may_be_ours(now) {
+    if !lease.may_be_ours() {
         return false;
     }
-    let bound = lease.end().map_or(RELEASE_BOUND, |end| end.saturating_since(now));
+    let left = lease.end().map(|end| end.saturating_since(BootTime::now()));
+    let bound = left.map_or(RELEASE_BOUND, |left| left.max(LEAST_RELEASE_BOUND));
     tokio::select! {
         released = guard.release(bound) => match released {
             Ok(()) => return true,
+            Err(error) if left == Some(Duration::ZERO) => tracing::info!("{error}; its lease is over"),
             Err(error) => tracing::warn!("{error}; its lease ends it"),
         },
         _ = ending_signal(signals) => tracing::warn!("interrupted while giving the lock back; its lease ends it"),

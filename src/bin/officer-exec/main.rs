@@ -6,6 +6,7 @@ mod duration;
 mod embedded;
 mod exec;
 mod exit_status;
+mod generate;
 mod hooks;
 mod last_will;
 mod log;
@@ -39,6 +40,10 @@ fn run(args: Vec<OsString>) -> ExitStatus {
         Some("verify") => operator("officer-exec verify", args, status::verify),
         Some("ping") => operator("officer-exec ping", args, status::ping),
         Some(officer::local::EMBEDDED_VERB) => embedded::serve(),
+        Some("generate") => match verb::<generate::GenerateArgs>("officer-exec generate", args) {
+            Ok(args) => generate::generate(args),
+            Err(error) => usage(&error),
+        },
         Some(last_will::VERB) => last_will::execute(),
         _ => exec(args),
     }

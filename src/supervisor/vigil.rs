@@ -1,0 +1,154 @@
+//! The wrapper's watch over its guardian: it sees to it that a guardian that has to kill does. PURE.
+//!
+//! A guardian that was stopped is woken; one that doesn't begin to kill in time is to be replaced.
+//! Its time starts when we notice that it has to: we may have been paused ourselves, and it with us.
+
+use std::time::Duration;
+
+use crate::boot_time::BootTime;
+
+/// How long a guardian may take to begin killing, once it has to and is able to run. Well within
+/// the margin that every lease keeps.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// How often to wake a guardian that kills, in case somebody stopped it meanwhile.
+const WAKE_EVERY: Duration = Duration::from_millis(250);
+
+/// How far it has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Vigil {
+    /// There is nothing to do but to wait for the deadline.
+    Resting {
+        /// When the guardian must begin to kill by itself.
+        kill_deadline: Option<BootTime>,
+    },
+    /// It has to begin.
+    Pressing {
+        /// By then.
+        until: BootTime,
+    },
+    /// It has begun.
+    Killing {
+        /// When to wake it next.
+        wake_at: BootTime,
+    },
+}
+
+/// What is to be done about the guardian.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Nothing,
+    /// Wake it, in case it was stopped.
+    Wake,
+    /// Kill it, and end the tree from here.
+    Replace,
+}
+
+impl Vigil {
+    pub(super) fn new(kill_deadline: Option<BootTime>) -> Self {
+        Self::Resting { kill_deadline }
+    }
+
+    /// The kill deadline has moved.
+    pub(super) fn set_kill_deadline(&mut self, at: Option<BootTime>) {
+        match self {
+            Self::Resting { kill_deadline } => *kill_deadline = at,
+            // Once it has to kill, nothing takes that back.
+            Self::Pressing { .. } | Self::Killing { .. } => {}
+        }
+    }
+
+    /// It was told to kill.
+    pub(super) fn told_to_kill(&mut self, now: BootTime) {
+        match self {
+            Self::Resting { .. } => *self = Self::Pressing { until: now + PATIENCE },
+            Self::Pressing { .. } | Self::Killing { .. } => {}
+        }
+    }
+
+    /// It said that it has begun.
+    pub(super) fn has_begun(&mut self, now: BootTime) {
+        *self = Self::Killing { wake_at: now + WAKE_EVERY };
+    }
+
+    /// What is to be done now.
+    pub(super) fn check(&mut self, now: BootTime) -> Verdict {
+        match *self {
+            Self::Resting { kill_deadline: Some(at) } if at <= now => {
+                *self = Self::Pressing { until: now + PATIENCE };
+                Verdict::Wake
+            }
+            Self::Pressing { until } if until <= now => Verdict::Replace,
+            Self::Killing { wake_at } if wake_at <= now => {
+                *self = Self::Killing { wake_at: now + WAKE_EVERY };
+                Verdict::Wake
+            }
+            Self::Resting { .. } | Self::Pressing { .. } | Self::Killing { .. } => Verdict::Nothing,
+        }
+    }
+
+    /// When to check again.
+    pub(super) fn wake_at(&self) -> Option<BootTime> {
+        match *self {
+            Self::Resting { kill_deadline } => kill_deadline,
+            Self::Pressing { until } => Some(until),
+            Self::Killing { wake_at } => Some(wake_at),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> BootTime {
+        BootTime::from_since_boot(Duration::from_secs(seconds))
+    }
+
+    #[test]
+    fn a_guardian_that_sleeps_past_the_deadline_is_woken_then_replaced() {
+        let mut vigil = Vigil::new(Some(at(5)));
+        assert_eq!(vigil.check(at(4)), Verdict::Nothing);
+        assert_eq!(vigil.check(at(5)), Verdict::Wake);
+        assert_eq!(vigil.check(at(5)), Verdict::Nothing);
+        assert_eq!(vigil.wake_at(), Some(at(5) + PATIENCE));
+        assert_eq!(vigil.check(at(5) + PATIENCE), Verdict::Replace);
+    }
+
+    #[test]
+    fn a_pause_of_both_is_no_fault_of_the_guardian() {
+        let mut vigil = Vigil::new(Some(at(5)));
+        assert_eq!(vigil.check(at(500)), Verdict::Wake, "not replaced");
+        vigil.has_begun(at(500));
+        assert_eq!(vigil.check(at(500) + PATIENCE), Verdict::Nothing);
+    }
+
+    #[test]
+    fn an_order_to_kill_is_pressed_once() {
+        let mut vigil = Vigil::new(None);
+        assert_eq!(vigil.wake_at(), None);
+        vigil.told_to_kill(at(1));
+        vigil.told_to_kill(at(2));
+        vigil.set_kill_deadline(Some(at(100)));
+        assert_eq!(vigil.wake_at(), Some(at(1) + PATIENCE));
+    }
+
+    #[test]
+    fn a_guardian_that_kills_is_kept_awake() {
+        let mut vigil = Vigil::new(None);
+        vigil.told_to_kill(at(1));
+        vigil.has_begun(at(1));
+        assert_eq!(vigil.check(at(1)), Verdict::Nothing);
+        assert_eq!(vigil.check(at(2)), Verdict::Wake);
+        assert_eq!(vigil.check(at(3)), Verdict::Wake);
+    }
+
+    #[test]
+    fn a_moved_deadline_is_the_one_that_counts() {
+        let mut vigil = Vigil::new(Some(at(5)));
+        vigil.set_kill_deadline(Some(at(9)));
+        assert_eq!(vigil.check(at(6)), Verdict::Nothing);
+        vigil.set_kill_deadline(None);
+        assert_eq!(vigil.check(at(60)), Verdict::Nothing);
+    }
+}

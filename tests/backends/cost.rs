@@ -1,0 +1,37 @@
+//! What one lock costs on each engine, for the table in the docs:
+//! `cargo test --release --test backends cost -- --ignored --nocapture`
+
+use std::time::{Duration, Instant};
+
+use crate::engine::{Engine, at_once, client};
+use crate::officer_server::Officer;
+
+/// Of which the median is told.
+const LOCKS: usize = 200;
+
+/// Connect, acquire and release, one after another, as wrappers do it; the server on this host.
+async fn cost<E: Engine>(name: &str) {
+    let url = E::shared().url();
+    let mut times = Vec::with_capacity(LOCKS);
+    for _ in 0..LOCKS {
+        let begin = Instant::now();
+        let mut client = client(&url).await;
+        let guard = client.acquire(&at_once("cost")).await.unwrap_or_else(|cause| panic!("{cause}"));
+        guard.release(Duration::from_secs(10)).await.unwrap_or_else(|cause| panic!("{cause}"));
+        times.push(begin.elapsed());
+    }
+    times.sort();
+    println!("{name}: median {:?}, slowest of {LOCKS} {:?}", times[LOCKS / 2], times[LOCKS - 1]);
+}
+
+#[tokio::test]
+#[ignore = "prints figures, promises nothing"]
+async fn cost_of_one_lock_on_each_engine() {
+    cost::<Officer>("officer").await;
+    #[cfg(feature = "etcd")]
+    cost::<crate::etcd::Etcd>("etcd").await;
+    #[cfg(feature = "redis")]
+    cost::<crate::redis::Redis>("redis").await;
+    #[cfg(feature = "zookeeper")]
+    cost::<crate::zookeeper::ZooKeeper>("zookeeper").await;
+}

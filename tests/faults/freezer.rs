@@ -1,0 +1,162 @@
+//! A paused machine: wrapper, guardian and tree stand still together for longer than the lease, and
+//! go on together. The kernel's cgroup freezer does it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use officer::boot_time::BootTime;
+
+use crate::beats::OnTerm;
+use crate::scene::{Ending, LONG, Scene, expect_code, lasting};
+use crate::support::wait_until;
+use crate::table::Proof;
+
+crate::faults![
+    a_thawed_tree_is_dead_at_once: "whole tree frozen, then thawed (a paused machine)",
+];
+
+/// How long an old command may live after the thaw, on a machine that has time for us.
+const DEAD_WITHIN: Duration = Duration::from_millis(20);
+
+/// A group of processes that can be frozen.
+struct Freezer {
+    folder: PathBuf,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    /// cgroup v1, the controller "freezer".
+    State,
+    /// cgroup v2.
+    Freeze,
+}
+
+impl Freezer {
+    /// `None`: this machine has none that we may use.
+    fn new() -> Option<Self> {
+        let name = format!("officer-exec-faults-{}", std::process::id());
+        let places = [
+            ("/sys/fs/cgroup/freezer", Kind::State),
+            ("/sys/fs/cgroup", Kind::Freeze),
+            ("/sys/fs/cgroup/unified", Kind::Freeze),
+        ];
+        places.into_iter().find_map(|(root, kind)| {
+            let folder = Path::new(root).join(&name);
+            std::fs::create_dir(&folder).ok()?;
+            let freezer = Self { folder, kind };
+            freezer.switch().exists().then_some(freezer)
+        })
+    }
+
+    fn switch(&self) -> PathBuf {
+        self.folder.join(match self.kind {
+            Kind::State => "freezer.state",
+            Kind::Freeze => "cgroup.freeze",
+        })
+    }
+
+    fn freeze(&self) {
+        self.turn(match self.kind {
+            Kind::State => "FROZEN",
+            Kind::Freeze => "1",
+        });
+        wait_until("they are frozen", || match self.kind {
+            Kind::State => self.read("freezer.state").trim() == "FROZEN",
+            Kind::Freeze => self.read("cgroup.events").contains("frozen 1"),
+        });
+    }
+
+    fn thaw(&self) {
+        self.turn(match self.kind {
+            Kind::State => "THAWED",
+            Kind::Freeze => "0",
+        });
+    }
+
+    fn turn(&self, state: &str) {
+        std::fs::write(self.switch(), state).expect("it can be switched");
+    }
+
+    fn read(&self, file: &str) -> String {
+        std::fs::read_to_string(self.folder.join(file)).expect("it can be read")
+    }
+}
+
+impl Drop for Freezer {
+    fn drop(&mut self) {
+        self.thaw();
+        // Those that have just ended may still be in it for a moment.
+        let emptied = (0..200).any(|_| {
+            std::thread::sleep(Duration::from_millis(5));
+            std::fs::remove_dir(&self.folder).is_ok()
+        });
+        if !emptied {
+            eprintln!("cannot remove {}", self.folder.display());
+        }
+    }
+}
+
+/// How long the machine let somebody wait who wanted to run every millisecond: what a deadline in
+/// milliseconds can't blame on us.
+struct Noise {
+    worst_micros: Arc<AtomicU64>,
+    over: Arc<AtomicBool>,
+}
+
+impl Noise {
+    fn listen() -> Self {
+        let noise = Self { worst_micros: Arc::default(), over: Arc::default() };
+        let (worst, over) = (noise.worst_micros.clone(), noise.over.clone());
+        std::thread::spawn(move || {
+            const TICK: Duration = Duration::from_millis(1);
+            while !over.load(Ordering::Relaxed) {
+                let before = BootTime::now();
+                std::thread::sleep(TICK);
+                let late = BootTime::now().saturating_since(before).saturating_sub(TICK);
+                worst.fetch_max(late.as_micros() as u64, Ordering::Relaxed);
+            }
+        });
+        noise
+    }
+
+    fn worst(&self) -> Duration {
+        Duration::from_micros(self.worst_micros.load(Ordering::Relaxed))
+    }
+}
+
+impl Drop for Noise {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+    }
+}
+
+fn a_thawed_tree_is_dead_at_once() -> Proof {
+    use std::os::unix::process::CommandExt;
+    let Some(freezer) = Freezer::new() else { return Proof::Skipped("no cgroup freezer may be used here") };
+    let scene = Scene::new();
+    let procs = freezer.folder.join("cgroup.procs");
+    let mut command = scene.holding_command(&scene.server.url(), OnTerm::Ignores);
+    // SAFETY: it opens and writes a file by a path made before; nothing else runs in the child.
+    unsafe { command.pre_exec(move || std::fs::write(&procs, "0")) };
+    let holder = scene.hold_by(&mut command);
+    let next = scene.next();
+    let begun = BootTime::now();
+    freezer.freeze();
+    lasting(LONG);
+    wait_until("the next one runs", || scene.runs() == 2);
+    let noise = Noise::listen();
+    let thaw = BootTime::now();
+    freezer.thaw();
+    let (code, said) = holder.ended_saying();
+    let allowed = DEAD_WITHIN + noise.worst() * 2;
+    expect_code(code, 79, &said);
+    let proof = scene.judge(next, Ending::new(code, begun).thawed_at(thaw));
+    if let Proof::Measured(row) = &proof {
+        let alive = row.after_thaw.expect("it was thawed");
+        assert!(alive <= allowed, "alive for {alive:?} after the thaw, {allowed:?} is allowed");
+    }
+    proof
+}
