@@ -88,8 +88,8 @@ pub fn hot_lock(server: &ServerProcess, contenders: usize, time: Duration, spin:
             if memchr::memmem::find(&buffer[..count], b"\"acquired\"").is_some() {
                 gaps.push(passed_on.elapsed());
                 grants[number] += 1;
-                clients[number].write(pass_on.as_bytes());
                 passed_on = Instant::now();
+                clients[number].write(pass_on.as_bytes());
             }
         }
     }

@@ -75,6 +75,16 @@ fn whose(level: LevelFilter) -> Targets {
     Targets::new().with_default(of_libraries).with_target("officer", level).with_target("officer_exec", level)
 }
 
+/// Starts the log of a server, whose lines bear the time: nobody may collect them but a file.
+pub fn start_timed(level: LevelFilter) {
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_target(false)
+        .with_writer(Stderr)
+        .with_ansi(false)
+        .init();
+}
+
 /// Waits, for a bounded time, until what was logged is written.
 pub fn finish() {
     if let Some(sink) = SINK.get() {

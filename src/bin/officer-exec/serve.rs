@@ -3,7 +3,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, IsTerminal};
+use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -21,6 +21,7 @@ use crate::console;
 use crate::daemon::{self, Readiness, Side};
 use crate::duration;
 use crate::exit_status::ExitStatus;
+use crate::log;
 use crate::pid_file::{self, PidFile, PidFileError};
 
 /// How often `--stats` writes, as Officer did.
@@ -137,7 +138,7 @@ enum SocketType {
 pub(crate) fn serve(args: ServeArgs) -> Result<ExitStatus, String> {
     match args.action {
         Action::Run => {
-            start_log(args.log_level);
+            log::start_timed(args.log_level.into());
             run(&args, || {})
         }
         Action::Start => start(&args),
@@ -166,10 +167,10 @@ fn serve_in_background(args: &ServeArgs, readiness: Readiness) -> ExitStatus {
         let pid_file = PidFile::claim(args.pid_file()).map_err(|e| e.to_string())?;
         let log = open_log(&args.pid_dir.join(LOG_FILE))?;
         daemon::redirect_stderr(log).map_err(|e| format!("cannot log: {e}"))?;
-        start_log(args.log_level);
+        log::start_timed(args.log_level.into());
         Ok::<_, String>(pid_file)
     };
-    let _pid_file = match prepare() {
+    let pid_file = match prepare() {
         Ok(pid_file) => pid_file,
         Err(error) => {
             readiness.failed(&error);
@@ -185,6 +186,8 @@ fn serve_in_background(args: &ServeArgs, readiness: Readiness) -> ExitStatus {
     match (ended, readiness) {
         (Ok(status), _) => status,
         (Err(error), Some(readiness)) => {
+            // Gone before the starter hears of it, so that it can start again at once.
+            drop(pid_file);
             readiness.failed(&error);
             ExitStatus::Internal
         }
@@ -320,14 +323,4 @@ fn default_data_dir() -> Result<PathBuf, String> {
         Some(home) => Ok(home.join(".local/state/officer-exec/server")),
         None => Err("cannot choose a data directory: this user has no home; name one with --data-dir".into()),
     }
-}
-
-fn start_log(level: tracing::Level) {
-    let log = tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_target(false)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
-    // Whoever started us may have set up a log already.
-    let _ = log.try_init();
 }
