@@ -132,3 +132,37 @@ fn a_file_that_is_no_socket_is_not_replaced() {
     assert!(refused.stderr.contains("no socket"), "{}", refused.stderr);
     assert_eq!(std::fs::read_to_string(file).unwrap(), "data");
 }
+
+/// As systemd starts a service: sockets from 3 on, a socket to be told at.
+#[test]
+fn a_socket_unit_gives_the_sockets_and_is_told_when_clients_are_served() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("given");
+    let given = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let manager = std::os::unix::net::UnixDatagram::bind(folder.path().join("manager")).unwrap();
+    manager.set_read_timeout(Some(crate::support::DEADLINE)).unwrap();
+    // $$ stays the same over exec, and LISTEN_PID must name the process that gets the sockets.
+    let mut command = crate::support::clean(Command::new("sh"));
+    command.arg("-c").arg("LISTEN_PID=$$ exec \"$0\" serve --ephemeral").arg(crate::support::PROGRAM);
+    command.env("LISTEN_FDS", "1").env("NOTIFY_SOCKET", folder.path().join("manager"));
+    // SAFETY: dup2 and fcntl are safe between fork and exec. A copy isn't close-on-exec, but a socket
+    // that is 3 already is no copy.
+    unsafe {
+        use std::os::fd::AsRawFd;
+        use std::os::unix::process::CommandExt;
+        let fd = given.as_raw_fd();
+        command.pre_exec(move || match libc::dup2(fd, 3) == 3 && libc::fcntl(3, libc::F_SETFD, 0) == 0 {
+            true => Ok(()),
+            false => Err(std::io::Error::last_os_error()),
+        });
+    }
+    let server = crate::support::Running::start(&mut command);
+    let mut told = [0; 64];
+    let len = manager.recv(&mut told).unwrap();
+    assert_eq!(String::from_utf8_lossy(&told[..len]).trim(), "READY=1");
+    let url = format!("unix:{}", path.display());
+    assert_eq!(finish(officer_exec().args(["ping", "--server", &url])).code, Some(0));
+    server.signal(nix::sys::signal::Signal::SIGTERM);
+    assert_eq!(server.finish().code, Some(0));
+    assert!(path.exists(), "the socket file is the socket unit's");
+}

@@ -15,6 +15,7 @@ mod pid_file;
 mod serve;
 mod status;
 mod status_file;
+mod systemd;
 mod watch;
 
 use std::ffi::OsString;

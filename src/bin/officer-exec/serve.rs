@@ -23,6 +23,7 @@ use crate::duration;
 use crate::exit_status::ExitStatus;
 use crate::log;
 use crate::pid_file::{self, PidFile, PidFileError};
+use crate::systemd;
 
 /// How often `--stats` writes, as Officer did.
 const STATS_EVERY: Duration = Duration::from_secs(5);
@@ -233,7 +234,11 @@ fn open_log(path: &Path) -> Result<File, String> {
 /// Serves until a signal ends it; `serving` is called once clients can connect.
 fn run(args: &ServeArgs, serving: impl FnOnce()) -> Result<ExitStatus, String> {
     let stopper = watch_signals().map_err(|e| format!("cannot watch for signals: {e}"))?;
-    let mut server = Server::bind(args.config()?, args.listeners()?).map_err(|e| e.to_string())?;
+    let mut listeners = systemd::listeners()?;
+    if listeners.is_empty() {
+        listeners = args.listeners()?;
+    }
+    let mut server = Server::bind(args.config()?, listeners).map_err(|e| e.to_string())?;
     server.stop_when_readable(stopper).map_err(|e| e.to_string())?;
     for address in server.addresses() {
         match address {
@@ -243,6 +248,7 @@ fn run(args: &ServeArgs, serving: impl FnOnce()) -> Result<ExitStatus, String> {
         }
     }
     serving();
+    systemd::tell_ready();
     server.run().map_err(|e| e.to_string())?;
     info!("ended");
     Ok(ExitStatus::Success)
