@@ -122,7 +122,7 @@ impl Backend for Officer {
             proven_at: link.proven_at(),
             env: Vec::new(),
         };
-        Ok(Box::new(Held { link, grant, server }))
+        Ok(Box::new(Held { link, grant, server, lost: false }))
     }
 
     async fn leave(&mut self) {
@@ -407,6 +407,8 @@ struct Held {
     link: Link,
     grant: Grant,
     server: String,
+    /// The loss was told; nothing follows it.
+    lost: bool,
 }
 
 #[async_trait]
@@ -429,6 +431,23 @@ impl Guard for Held {
     }
 
     async fn event(&mut self) -> Event {
+        if self.lost {
+            return std::future::pending().await;
+        }
+        let event = self.next_event().await;
+        self.lost = matches!(event, Event::Lost(_));
+        event
+    }
+
+    async fn release(self: Box<Self>, bound: Duration) -> Result<(), ReleaseError> {
+        let Self { link, grant, server, .. } = *self;
+        let released = tokio::time::timeout(bound, link.release(&grant.name)).await;
+        released.map_err(|_| ReleaseError { server, cause: format!("no answer in {bound:?}") })
+    }
+}
+
+impl Held {
+    async fn next_event(&mut self) -> Event {
         loop {
             match self.link.next().await {
                 Heard::Renewed { sent } => return Event::Renewed { sent },
@@ -447,11 +466,5 @@ impl Guard for Held {
                 Heard::Reply(reply) => tracing::debug!(?reply, "a reply that nobody asked for"),
             }
         }
-    }
-
-    async fn release(self: Box<Self>, bound: Duration) -> Result<(), ReleaseError> {
-        let Self { link, grant, server } = *self;
-        let released = tokio::time::timeout(bound, link.release(&grant.name)).await;
-        released.map_err(|_| ReleaseError { server, cause: format!("no answer in {bound:?}") })
     }
 }
