@@ -35,17 +35,14 @@ pub enum ExitStatus {
     Internal,
 }
 
-/// What is added to a signal's number: the shell's custom.
-const SIGNAL_BASE: i32 = 128;
-
 impl ExitStatus {
     /// The code that the parent process sees.
     pub fn code(self) -> u8 {
         let low_byte = |code: i32| code as u8;
         match self {
             Self::Success => 0,
-            Self::Command(Exit::Code(code)) => low_byte(code),
-            Self::Command(Exit::Signal(signal)) | Self::Signal(signal) => low_byte(SIGNAL_BASE + signal),
+            Self::Command(exit) => low_byte(exit.shell_code()),
+            Self::Signal(signal) => low_byte(Exit::Signal(signal).shell_code()),
             Self::NotAcquired(code) => code,
             Self::Lost => 79,
             Self::Unreachable => 69,
