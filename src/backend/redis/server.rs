@@ -1,8 +1,10 @@
 //! The requests of the lock to one Redis server, one function each, and what its errors mean. Every one
 //! of them may be repeated, and dropped at any await.
 
-use std::fmt;
+use std::error::Error;
+use std::sync::Arc;
 use std::time::Duration;
+use std::{fmt, io};
 
 use redis::aio::MultiplexedConnection;
 use redis::{
@@ -307,11 +309,21 @@ fn failure(cause: RedisError) -> Failure {
             ),
             _,
         ) => Failure::Unanswered(text),
+        (ErrorKind::Io, _) if is_untrusted(&cause) => Failure::Refused(text),
         (ErrorKind::Io, _) => Failure::Unanswered(text),
         _ if cause.is_timeout() || cause.is_connection_dropped() => Failure::Unanswered(text),
         (ErrorKind::RESP3NotSupported, _) => Failure::Answer("it is older than Redis 6".into()),
         _ => Failure::Answer(text),
     }
+}
+
+/// Whether TLS failed, which is no silence that may pass: a certificate that isn't accepted, say.
+fn is_untrusted(cause: &RedisError) -> bool {
+    /// As the client library keeps what it was told.
+    type Kept = Arc<dyn Error + Send + Sync>;
+    let kept = cause.source().and_then(|source| source.downcast_ref::<Kept>());
+    let io = kept.and_then(|kept| kept.downcast_ref::<io::Error>());
+    io.and_then(io::Error::get_ref).is_some_and(|inner| inner.is::<rustls::Error>())
 }
 
 #[cfg(test)]
