@@ -3,14 +3,14 @@
 
 use std::time::{Duration, Instant};
 
-use crate::engine::{Engine, at_once, client};
-use crate::officer_server::Officer;
+use crate::engines::client::{at_once, client};
+use crate::engines::{self, Engine};
 
 /// Of which the median is told.
 const LOCKS: usize = 200;
 
 /// Connect, acquire and release, one after another, as wrappers do it; the server on this host.
-async fn cost<E: Engine>(name: &str) {
+async fn cost<E: Engine>() {
     let url = E::shared().url();
     let mut times = Vec::with_capacity(LOCKS);
     for _ in 0..LOCKS {
@@ -21,17 +21,17 @@ async fn cost<E: Engine>(name: &str) {
         times.push(begin.elapsed());
     }
     times.sort();
-    println!("{name}: median {:?}, slowest of {LOCKS} {:?}", times[LOCKS / 2], times[LOCKS - 1]);
+    println!("{}: median {:?}, slowest of {LOCKS} {:?}", E::NAME, times[LOCKS / 2], times[LOCKS - 1]);
 }
 
 #[tokio::test]
 #[ignore = "prints figures, promises nothing"]
 async fn cost_of_one_lock_on_each_engine() {
-    cost::<Officer>("officer").await;
+    cost::<engines::Officer>().await;
     #[cfg(feature = "etcd")]
-    cost::<crate::etcd::Etcd>("etcd").await;
+    cost::<engines::Etcd>().await;
     #[cfg(feature = "redis")]
-    cost::<crate::redis::Redis>("redis").await;
+    cost::<engines::Redis>().await;
     #[cfg(feature = "zookeeper")]
-    cost::<crate::zookeeper::ZooKeeper>("zookeeper").await;
+    cost::<engines::ZooKeeper>().await;
 }

@@ -1,106 +1,31 @@
 //! etcd: the suite, and what only etcd has.
 
 use std::process::Command;
-use std::sync::OnceLock;
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
 use officer::backend::{AcquireError, ConnectError, Event, Loss};
-use tempfile::TempDir;
 
 use crate::certificates::Certificates;
-use crate::engine::{Engine, LONG_TTL, at_once, client, connect, one_of, options, wanted};
+use crate::cluster::cluster;
+use crate::engines::client::{LONG_TTL, at_once, client, connect, one_of, options, wanted};
+use crate::engines::etcd::Member;
+use crate::engines::process::{Process, blocking, free_port, logged, soon, until};
+use crate::engines::{Engine, Etcd, Networked};
 use crate::holder::Holder;
 use crate::peer::Peer;
-use crate::process::{Process, blocking, free_port, logged, run, soon, until};
 use crate::proxy::Proxy;
-use crate::suite::{busy, refused, suite};
+use crate::suite::{busy, over_a_network, promises, refused, suite};
 use crate::wrapper::{officer_exec, officer_exec_with, wrapper};
 
-pub(crate) struct Etcd {
-    folder: TempDir,
-    port: u16,
-    peer_port: u16,
-    server: Process,
-}
-
-impl Engine for Etcd {
-    const SHORTEST_TTL: Duration = Duration::from_secs(2);
-    const SLOTS: bool = false;
-
-    fn start() -> Self {
-        let folder = tempfile::tempdir().expect("a folder for the data");
-        let (port, peer_port) = (free_port(), free_port());
-        let server = start(&folder, port, peer_port);
-        Self { folder, port, peer_port, server }
-    }
-
-    fn shared() -> &'static Self {
-        static SHARED: OnceLock<Etcd> = OnceLock::new();
-        SHARED.get_or_init(Self::start)
-    }
-
-    fn port(&self) -> u16 {
-        self.port
-    }
-
-    fn url_at(port: u16) -> String {
-        format!("etcd://127.0.0.1:{port}")
-    }
-
-    fn stop(&mut self) {
-        self.server.kill();
-    }
-
-    fn restart(&mut self) {
-        self.server.kill();
-        self.server = start(&self.folder, self.port, self.peer_port);
-    }
-
-    fn pause(&self) {
-        self.server.signal(Signal::SIGSTOP);
-    }
-
-    fn resume(&self) {
-        self.server.signal(Signal::SIGCONT);
-    }
-
-    fn delete_by_hand(port: u16, lock: &str) {
-        let deleted = etcdctl(port, &["del", "--prefix", &format!("{lock}/")]);
-        assert_eq!(deleted.trim(), "1");
-    }
-}
-
-fn start(folder: &TempDir, port: u16, peer_port: u16) -> Process {
-    let mut command = logged("etcd", folder.path());
-    let (client, peer) = (format!("http://127.0.0.1:{port}"), format!("http://127.0.0.1:{peer_port}"));
-    command.args(["--data-dir", "data", "--listen-client-urls", &client, "--advertise-client-urls", &client]);
-    command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
-    command.args(["--initial-cluster", &format!("default={peer}")]);
-    let server = Process::start(command, "etcd-server");
-    until("etcd answers", || {
-        etcdctl_command(port, &["endpoint", "health"]).output().is_ok_and(|o| o.status.success())
-    });
-    server
-}
-
-pub(crate) fn etcdctl_command(port: u16, arguments: &[&str]) -> Command {
-    let mut command = Command::new("etcdctl");
-    command.env("ETCDCTL_API", "3").arg(format!("--endpoints=127.0.0.1:{port}")).args(arguments);
-    command
-}
-
-pub(crate) fn etcdctl(port: u16, arguments: &[&str]) -> String {
-    run(etcdctl_command(port, arguments), "etcd-client")
-}
-
 suite!(Etcd);
-suite! {
-    Etcd:
+over_a_network!(Etcd);
+promises! {
+    Etcd, suite:
     a_lock_without_a_lease_is_refused
     names_that_mean_something_to_the_engine_are_refused
 }
 wrapper!(Etcd);
+cluster!(Member);
 
 async fn hold(url: &str, name: &str) -> Holder {
     let guard = client(url).await.acquire(&at_once(name)).await.unwrap_or_else(|cause| panic!("{cause}"));
@@ -109,12 +34,12 @@ async fn hold(url: &str, name: &str) -> Holder {
 
 #[tokio::test]
 async fn a_lease_revoked_by_an_operator_is_lost() {
-    let (url, port) = (Etcd::shared().url(), Etcd::shared().port());
+    let (url, member) = (Etcd::shared().url(), &Etcd::shared().program);
     let mut holder = hold(&url, "revoked").await;
     blocking(move || {
-        let key = etcdctl(port, &["get", "--prefix", "--keys-only", "revoked/"]);
+        let key = member.ctl(&["get", "--prefix", "--keys-only", "revoked/"]);
         let lease = key.trim().rsplit_once('/').expect("our key").1.to_owned();
-        etcdctl(port, &["lease", "revoke", &lease]);
+        member.ctl(&["lease", "revoke", &lease]);
     })
     .await;
     assert_eq!(holder.is_lost().await, Loss::SessionGone);
@@ -138,13 +63,13 @@ async fn a_member_that_is_down_is_passed_over() {
 async fn a_stranger_is_refused_and_a_user_let_in() {
     let server = blocking(|| {
         let server = Etcd::start();
-        etcdctl(server.port, &["user", "add", "root:right"]);
-        etcdctl(server.port, &["user", "grant-role", "root", "root"]);
-        etcdctl(server.port, &["auth", "enable"]);
+        server.program.ctl(&["user", "add", "root:right"]);
+        server.program.ctl(&["user", "grant-role", "root", "root"]);
+        server.program.ctl(&["auth", "enable"]);
         server
     })
     .await;
-    let wrong = format!("etcd://root:wrong@127.0.0.1:{}", server.port);
+    let wrong = format!("etcd://root:wrong@127.0.0.1:{}", server.port());
     match connect(&wrong, &options(LONG_TTL)).await.map(drop) {
         Err(ConnectError::Refused { server, .. }) => assert!(!server.contains("wrong")),
         other => panic!("{other:?}"),
@@ -155,18 +80,18 @@ async fn a_stranger_is_refused_and_a_user_let_in() {
     }
     let wrapper = officer_exec(&wrong, &["-i", "stranger"], &["echo", "never"]);
     assert_eq!(wrapper.exit_code().await, 77);
-    hold(&format!("etcd://root:right@127.0.0.1:{}", server.port), "with-user").await.release().await;
+    hold(&format!("etcd://root:right@127.0.0.1:{}", server.port()), "with-user").await.release().await;
 }
 
 #[tokio::test]
 async fn the_command_is_told_what_etcdctl_tells() {
-    let (url, port) = (Etcd::shared().url(), Etcd::shared().port());
+    let (url, member) = (Etcd::shared().url(), &Etcd::shared().program);
     let holder = hold(&url, "told").await;
     let value = |name: &str| {
         let found = holder.grant.env.iter().find(|(variable, _)| variable == name);
         found.map(|(_, value)| value.clone()).expect("the variable is there")
     };
-    let key = blocking(move || etcdctl(port, &["get", "--prefix", "--keys-only", "told/"])).await;
+    let key = blocking(move || member.ctl(&["get", "--prefix", "--keys-only", "told/"])).await;
     assert_eq!(value("ETCD_LOCK_KEY"), key.trim());
     let token = holder.grant.token.expect("a token").0;
     assert!(value("ETCD_LOCK_REV").parse::<u64>().expect("a revision") >= token);
@@ -175,15 +100,15 @@ async fn the_command_is_told_what_etcdctl_tells() {
 
 /// etcd's own lock; says its key when it has it.
 fn etcdctl_lock(name: &str) -> Peer {
-    Peer::start(etcdctl_command(Etcd::shared().port(), &["lock", name]), "etcd-client")
+    Peer::start(Etcd::shared().program.ctl_command(&["lock", name]), "etcd-client")
 }
 
 /// Returns when `many` keys stand under a lock's name.
 async fn until_contended(name: &str, many: usize) {
-    let (port, prefix) = (Etcd::shared().port(), format!("{name}/"));
+    let (member, prefix) = (&Etcd::shared().program, format!("{name}/"));
     blocking(move || {
         until("etcdctl stands in line", || {
-            let keys = etcdctl(port, &["get", "--prefix", "--keys-only", &prefix]);
+            let keys = member.ctl(&["get", "--prefix", "--keys-only", &prefix]);
             keys.lines().filter(|line| !line.is_empty()).count() == many
         });
     })
@@ -245,12 +170,12 @@ async fn a_deletion_is_noticed_although_history_was_compacted() {
     let proxy = Proxy::to(server.port());
     let mut cut_off = client(&Etcd::url_at(proxy.port())).await;
     let mut guard = cut_off.acquire(&at_once("compacted")).await.unwrap_or_else(|cause| panic!("{cause}"));
-    let port = server.port();
+    let member = &server.program;
     blocking(move || {
-        etcdctl(port, &["put", "other", "1"]);
-        let written = etcdctl(port, &["put", "other", "2", "-w", "json"]);
+        member.ctl(&["put", "other", "1"]);
+        let written = member.ctl(&["put", "other", "2", "-w", "json"]);
         let revision: serde_json::Value = serde_json::from_str(&written).expect("JSON");
-        etcdctl(port, &["compact", &revision["header"]["revision"].to_string()]);
+        member.ctl(&["compact", &revision["header"]["revision"].to_string()]);
     })
     .await;
     // The watch is broken, and set again from a revision that is still there.
@@ -260,7 +185,7 @@ async fn a_deletion_is_noticed_although_history_was_compacted() {
         while !matches!(guard.event().await, Event::Renewed { .. }) {}
     })
     .await;
-    blocking(move || Etcd::delete_by_hand(port, "compacted")).await;
+    blocking(move || server.delete_by_hand("compacted")).await;
     let lost = async { while !matches!(guard.event().await, Event::Lost(Loss::LockGone)) {} };
     soon("the loss is noticed without a renewal", lost).await;
 }
@@ -291,7 +216,7 @@ async fn a_member_is_spoken_to_by_tls_with_a_certificate_on_both_sides() {
     let (port, peer_port) = (free_port(), free_port());
     let folder = tempfile::tempdir().expect("a folder for the data");
     let (client, peer) = (format!("https://127.0.0.1:{port}"), format!("http://127.0.0.1:{peer_port}"));
-    let mut command = logged("etcd", folder.path());
+    let mut command = Command::new("etcd");
     command.args(["--data-dir", "data", "--listen-client-urls", &client, "--advertise-client-urls", &client]);
     command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
     command.args(["--initial-cluster", &format!("default={peer}"), "--client-cert-auth"]);
@@ -302,7 +227,7 @@ async fn a_member_is_spoken_to_by_tls_with_a_certificate_on_both_sides() {
         .arg(&key)
         .arg("--trusted-ca-file")
         .arg(&ca);
-    let _server = Process::start(command, "etcd-server");
+    let _server = Process::start(logged(command, folder.path()), "etcd-server");
     let url = Etcd::url_at(port);
     let all = [
         ("ETCDCTL_CACERT", ca.as_path()),

@@ -7,7 +7,7 @@ use officer::boot_time::BootTime;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use crate::process::soon;
+use crate::engines::process::soon;
 
 /// What a holder's task hands back when it is told to release.
 type Released = Result<(), ReleaseError>;

@@ -3,12 +3,14 @@
 
 #[cfg(any(feature = "etcd", feature = "redis"))]
 mod certificates;
+#[cfg(any(feature = "etcd", feature = "zookeeper"))]
+mod cluster;
 mod cost;
-mod engine;
+#[path = "../engines/mod.rs"]
+mod engines;
 mod holder;
-mod officer_server;
+mod own;
 mod peer;
-mod process;
 mod proxy;
 #[cfg(any(feature = "zookeeper", feature = "redis"))]
 mod python;

@@ -7,7 +7,7 @@ use std::process::{ChildStdin, Command, Stdio};
 use nix::sys::signal::Signal;
 use tokio::sync::mpsc;
 
-use crate::process::{Process, blocking, soon};
+use crate::engines::process::{Process, blocking, soon};
 
 /// A foreign client that takes a lock and says so.
 pub(crate) struct Peer {

@@ -1,17 +1,26 @@
-//! Scripts of `peers/`, with the libraries from PyPI that they need.
+//! Python beside ours: scripts of `peers/` with the libraries from PyPI that they need, and programs
+//! from there.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
+use crate::engines::process::run;
 use crate::peer::Peer;
-use crate::process::run;
 
 /// Starts a script.
 pub(crate) fn script(name: &str, arguments: &[&str]) -> Peer {
     let mut command = Command::new(python());
     command.arg(root().join("tests/backends/peers").join(name)).args(arguments);
     Peer::start(command, "python3")
+}
+
+/// What runs an installed module as a program.
+#[cfg(feature = "zookeeper")]
+pub(crate) fn module(name: &str) -> Command {
+    let mut command = Command::new(python());
+    command.args(["-m", name]);
+    command
 }
 
 fn root() -> &'static Path {

@@ -1,100 +1,24 @@
 //! Redis: the suite, and what only Redis has.
 
 use std::process::Command;
-use std::sync::OnceLock;
-use std::time::Duration;
 
-use nix::sys::signal::Signal;
 use officer::backend::{AcquireError, ConnectError, Loss, WaitEnd};
 use officer::lock::Slot;
-use tempfile::TempDir;
 
 use crate::certificates::Certificates;
-use crate::engine::{Engine, LONG_TTL, at_once, client, client_with, connect, one_of, options, wanted};
+use crate::engines::client::{LONG_TTL, at_once, client, client_with, connect, one_of, options, wanted};
+use crate::engines::process::{DEADLINE, Process, blocking, free_port, logged, soon, until};
+use crate::engines::{Engine, Networked, Redis};
 use crate::holder::Holder;
 use crate::peer::Peer;
-use crate::process::{DEADLINE, Process, blocking, free_port, logged, run, soon, until};
 use crate::python;
-use crate::suite::{busy, refused, suite, until_queued};
+use crate::suite::{busy, over_a_network, promises, refused, suite, until_queued};
 use crate::wrapper::{officer_exec, officer_exec_with, wrapper};
 
-pub(crate) struct Redis {
-    folder: TempDir,
-    port: u16,
-    server: Process,
-}
-
-impl Engine for Redis {
-    const SHORTEST_TTL: Duration = Duration::from_secs(1);
-    const SLOTS: bool = true;
-
-    fn start() -> Self {
-        let folder = tempfile::tempdir().expect("a folder for the data");
-        let port = free_port();
-        let server = start(&folder, port);
-        Self { folder, port, server }
-    }
-
-    fn shared() -> &'static Self {
-        static SHARED: OnceLock<Redis> = OnceLock::new();
-        SHARED.get_or_init(Self::start)
-    }
-
-    fn port(&self) -> u16 {
-        self.port
-    }
-
-    fn url_at(port: u16) -> String {
-        format!("redis://127.0.0.1:{port}")
-    }
-
-    fn stop(&mut self) {
-        self.server.kill();
-    }
-
-    fn restart(&mut self) {
-        self.server.kill();
-        self.server = start(&self.folder, self.port);
-    }
-
-    fn pause(&self) {
-        self.server.signal(Signal::SIGSTOP);
-    }
-
-    fn resume(&self) {
-        self.server.signal(Signal::SIGCONT);
-    }
-
-    fn delete_by_hand(port: u16, lock: &str) {
-        assert_eq!(redis_cli(port, &["del", lock]).trim(), "1");
-    }
-}
-
-fn start(folder: &TempDir, port: u16) -> Process {
-    let mut command = logged("redis-server", folder.path());
-    command.args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", ""]);
-    command.args(["--appendonly", "yes", "--appendfsync", "always"]);
-    command.args(["--unixsocket", "redis.sock"]);
-    let server = Process::start(command, "redis-server");
-    until("redis answers", || {
-        redis_cli_command(port, &["ping"]).output().is_ok_and(|output| output.stdout == b"PONG\n")
-    });
-    server
-}
-
-fn redis_cli_command(port: u16, arguments: &[&str]) -> Command {
-    let mut command = Command::new("redis-cli");
-    command.args(["-h", "127.0.0.1", "-p", &port.to_string()]).args(arguments);
-    command
-}
-
-fn redis_cli(port: u16, arguments: &[&str]) -> String {
-    run(redis_cli_command(port, arguments), "redis-tools")
-}
-
 suite!(Redis);
-suite! {
-    Redis:
+over_a_network!(Redis);
+promises! {
+    Redis, suite:
     a_lock_without_a_lease_is_refused
     names_that_mean_something_to_the_engine_are_refused
 }
@@ -107,22 +31,22 @@ async fn hold(url: &str, name: &str) -> Holder {
 
 #[tokio::test]
 async fn a_lock_given_to_another_by_hand_is_lost() {
-    let (url, port) = (Redis::shared().url(), Redis::shared().port());
+    let (url, server) = (Redis::shared().url(), &Redis::shared().program);
     let mut holder = hold(&url, "overwritten").await;
-    blocking(move || redis_cli(port, &["set", "overwritten", "me", "px", "60000"])).await;
+    blocking(move || server.cli(&["set", "overwritten", "me", "px", "60000"])).await;
     assert_eq!(holder.is_lost().await, Loss::LockGone);
     // The release leaves what isn't ours.
     holder.release().await;
-    assert_eq!(blocking(move || redis_cli(port, &["get", "overwritten"])).await.trim(), "me");
+    assert_eq!(blocking(move || server.cli(&["get", "overwritten"])).await.trim(), "me");
 }
 
 #[tokio::test]
 async fn a_place_of_a_semaphore_deleted_by_hand_is_lost_at_once() {
-    let (url, port) = (Redis::shared().url(), Redis::shared().port());
+    let (url, server) = (Redis::shared().url(), &Redis::shared().program);
     let guard =
         client(&url).await.acquire(&one_of(2, "place")).await.unwrap_or_else(|cause| panic!("{cause}"));
     let mut guard = guard;
-    blocking(move || redis_cli(port, &["del", "{place}:holders"])).await;
+    blocking(move || server.cli(&["del", "{place}:holders"])).await;
     let event = soon("the loss is noticed", guard.event()).await;
     assert_eq!(event, officer::backend::Event::Lost(Loss::LockGone));
 }
@@ -171,10 +95,9 @@ async fn a_dead_waiter_is_skipped_when_its_place_expires() {
 
 #[tokio::test]
 async fn tokens_rise_also_when_the_server_has_forgotten_all() {
-    let (url, port) = (Redis::shared().url(), Redis::shared().port());
+    let (url, server) = (Redis::shared().url(), &Redis::shared().program);
     let first = hold(&url, "forgotten").await;
-    blocking(move || redis_cli(port, &["del", "forgotten", "{forgotten}:fence", "{forgotten}:tickets"]))
-        .await;
+    blocking(move || server.cli(&["del", "forgotten", "{forgotten}:fence", "{forgotten}:tickets"])).await;
     let second = hold(&url, "forgotten").await;
     assert!(second.grant.token > first.grant.token);
     second.release().await;
@@ -183,10 +106,9 @@ async fn tokens_rise_also_when_the_server_has_forgotten_all() {
 #[tokio::test]
 async fn a_unix_socket_and_a_database_are_used() {
     let server = Redis::shared();
-    let url = format!("redis+unix://{}/redis.sock?db=3", server.folder.path().display());
+    let url = format!("redis+unix://{}/redis.sock?db=3", server.folder().display());
     let holder = hold(&url, "in-db-3").await;
-    let port = server.port();
-    let found = blocking(move || redis_cli(port, &["-n", "3", "exists", "in-db-3"])).await;
+    let found = blocking(move || server.program.cli(&["-n", "3", "exists", "in-db-3"])).await;
     assert_eq!(found.trim(), "1");
     let tcp = format!("{}/3", server.url());
     assert_eq!(busy(&tcp, &at_once("in-db-3")).await.ended_by, WaitEnd::NotWaiting);
@@ -197,12 +119,12 @@ async fn a_unix_socket_and_a_database_are_used() {
 async fn a_wrong_password_is_refused_and_the_right_one_let_in() {
     let server = blocking(|| {
         let server = Redis::start();
-        redis_cli(server.port, &["config", "set", "requirepass", "right"]);
+        server.program.cli(&["config", "set", "requirepass", "right"]);
         server
     })
     .await;
     for password in ["", ":wrong@"] {
-        let url = format!("redis://{password}127.0.0.1:{}", server.port);
+        let url = format!("redis://{password}127.0.0.1:{}", server.port());
         let mut options = options(LONG_TTL);
         options.connect_timeout = DEADLINE;
         match connect(&url, &options).await.map(drop) {
@@ -210,22 +132,22 @@ async fn a_wrong_password_is_refused_and_the_right_one_let_in() {
             other => panic!("{password}: {other:?}"),
         }
     }
-    let wrong = format!("redis://:wrong@127.0.0.1:{}", server.port);
+    let wrong = format!("redis://:wrong@127.0.0.1:{}", server.port());
     let wrapper = officer_exec(&wrong, &["-i", "stranger"], &["echo", "never"]);
     assert_eq!(wrapper.exit_code().await, 77);
-    hold(&format!("redis://:right@127.0.0.1:{}", server.port), "with-password").await.release().await;
+    hold(&format!("redis://:right@127.0.0.1:{}", server.port()), "with-password").await.release().await;
 }
 
 #[tokio::test]
 async fn bookkeeping_goes_when_nobody_uses_the_lock() {
-    let (url, port) = (Redis::shared().url(), Redis::shared().port());
+    let (url, server) = (Redis::shared().url(), &Redis::shared().program);
     let mut client = client_with(&url, Redis::SHORTEST_TTL).await;
     let guard = client.acquire(&at_once("short-lived")).await.unwrap_or_else(|cause| panic!("{cause}"));
     Holder::of(guard).release().await;
     blocking(move || {
         until("only the counters are left", || {
             let mut keys: Vec<_> =
-                redis_cli(port, &["keys", "*short-lived*"]).lines().map(str::to_owned).collect();
+                server.cli(&["keys", "*short-lived*"]).lines().map(str::to_owned).collect();
             keys.sort();
             keys == ["{short-lived}:fence", "{short-lived}:tickets"]
         });
@@ -275,11 +197,11 @@ async fn a_server_is_spoken_to_by_tls() {
     let files = Certificates::make();
     let port = free_port();
     let folder = tempfile::tempdir().expect("a folder for the data");
-    let mut command = logged("redis-server", folder.path());
+    let mut command = Command::new("redis-server");
     command.args(["--bind", "127.0.0.1", "--port", "0", "--save", "", "--tls-port", &port.to_string()]);
     command.arg("--tls-cert-file").arg(files.certificate()).arg("--tls-key-file").arg(files.key());
     command.arg("--tls-ca-cert-file").arg(files.ca()).args(["--tls-auth-clients", "no"]);
-    let _server = Process::start(command, "redis-server");
+    let _server = Process::start(logged(command, folder.path()), "redis-server");
     let url = format!("rediss://127.0.0.1:{port}");
     // The system's certificates, as OpenSSL's programs are told of others.
     let trust = [("SSL_CERT_FILE", files.ca())];
@@ -288,8 +210,13 @@ async fn a_server_is_spoken_to_by_tls() {
     trusting.says("in").await;
     let second = officer_exec_with(&trust, &url, &["-n", "-i", "encrypted"], &["true"]);
     assert_eq!(second.exit_code().await, 75);
-    let untrusting = officer_exec(&url, &["-T", "1s", "-i", "encrypted"], &["true"]);
-    assert_eq!(untrusting.exit_code().await, 69);
+    // The system's authorities don't know this server's.
+    let untrusting = officer_exec(&url, &["-i", "encrypted"], &["true"]);
+    assert_eq!(untrusting.exit_code().await, 77);
+    // A server that isn't spoken to as it expects is no refusal.
+    let plain =
+        officer_exec(&format!("redis://127.0.0.1:{port}"), &["-T", "1s", "-i", "encrypted"], &["true"]);
+    assert_eq!(plain.exit_code().await, 69);
     trusting.let_go();
     assert_eq!(trusting.exit_code().await, 0);
 }

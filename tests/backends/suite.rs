@@ -7,21 +7,23 @@ use officer::boot_time::BootTime;
 use officer::lock::Slot;
 use tokio::task::JoinHandle;
 
-use crate::engine::{Engine, LONG_TTL, at_once, client, client_with, connect, one_of, options, wanted};
+use crate::engines::client::{LONG_TTL, at_once, client, client_with, connect, one_of, options, wanted};
+use crate::engines::process::{blocking, free_port, soon};
+use crate::engines::{Engine, Networked};
 use crate::holder::Holder;
-use crate::process::{blocking, free_port, soon};
 use crate::proxy::Proxy;
 
-/// Makes the suite's tests for one engine.
+/// Makes the tests of the promises that every engine keeps.
 macro_rules! suite {
     ($engine:ty) => {
-        $crate::suite::suite! {
-            $engine:
+        $crate::suite::promises! {
+            $engine, suite:
             a_free_lock_is_granted_at_once
             a_held_lock_is_busy_for_who_does_not_wait
             a_wait_ends_at_its_limit
             a_full_queue_is_not_joined
             waiters_are_served_in_order
+            waiters_are_served_also_over_a_restart
             a_waiter_that_leaves_is_skipped
             a_waiter_outlives_its_ttl
             a_release_passes_the_lock_on
@@ -30,26 +32,53 @@ macro_rules! suite {
             other_limits_are_refused
             tokens_rise_also_across_a_restart
             a_lock_deleted_by_hand_is_lost_at_once
-            a_session_that_ended_during_a_cut_is_lost
-            a_short_cut_suspends_and_resumes
             a_restart_of_the_engine_leaves_the_lock_ours
             a_stopped_engine_renews_nothing
             a_will_passes_the_lock_on
             a_will_may_be_executed_twice
+        }
+    };
+}
+pub(crate) use suite;
+
+/// Makes the tests of those that need a network between client and server, and a server that doesn't
+/// start by itself.
+macro_rules! over_a_network {
+    ($engine:ty) => {
+        $crate::suite::promises! {
+            $engine, suite:
+            a_session_that_ended_during_a_cut_is_lost
+            a_short_cut_suspends_and_resumes
             an_engine_that_is_not_there_is_unreachable
             an_engine_that_goes_ends_the_wait
         }
+        $crate::suite::promises! {
+            $engine, wrapper:
+            an_engine_that_is_not_there_is_exit_69
+            a_command_that_is_cut_off_ends_before_the_next_begins
+        }
     };
-    ($engine:ty: $($promise:ident)*) => {
+}
+pub(crate) use over_a_network;
+
+/// Makes functions over an engine tests of one engine.
+macro_rules! promises {
+    ($engine:ty, $file:ident: $($promise:ident)*) => {
         $(
-            #[tokio::test]
-            async fn $promise() {
-                $crate::suite::$promise::<$engine>().await;
+            #[test]
+            fn $promise() {
+                $crate::suite::run::<$engine, _>($crate::$file::$promise::<$engine>);
             }
         )*
     };
 }
-pub(crate) use suite;
+pub(crate) use promises;
+
+/// Runs one test where the engine's servers are in nobody's way.
+pub(crate) fn run<E: Engine, Promise: Future<Output = ()> + 'static>(promise: fn() -> Promise) {
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let _skipped_if_none = E::apart(move || runtime().block_on(promise()));
+}
 
 async fn acquire(backend: &mut dyn Backend, wanted: &Wanted) -> Box<dyn Guard> {
     soon("the lock is granted", backend.acquire(wanted)).await.unwrap_or_else(|cause| panic!("{cause}"))
@@ -152,6 +181,35 @@ pub(crate) async fn waiters_are_served_in_order<E: Engine>() {
         holder = served;
     }
     holder.release().await;
+}
+
+/// Who is served first is who is back first: one that is cut off is skipped.
+pub(crate) async fn waiters_are_served_also_over_a_restart<E: Engine>() {
+    let mut server = blocking(E::start).await;
+    let url = server.url();
+    let holder = hold(&url, &at_once("kept-places")).await;
+    let mut one = wait_in_line(&url, wanted("kept-places"));
+    until_queued(&url, "kept-places", 2).await;
+    let mut other = wait_in_line(&url, wanted("kept-places"));
+    until_queued(&url, "kept-places", 3).await;
+    let server = blocking(move || {
+        server.restart();
+        server
+    })
+    .await;
+    until_queued(&url, "kept-places", 3).await;
+    holder.release().await;
+    let served = async {
+        tokio::select! {
+            served = &mut one => (served, other),
+            served = &mut other => (served, one),
+        }
+    };
+    let (served, last) = soon("one of them is served", served).await;
+    assert!(!last.is_finished(), "served beside the other");
+    served.expect("no panic").release().await;
+    soon("the other is served", last).await.expect("no panic").release().await;
+    drop(server);
 }
 
 pub(crate) async fn a_waiter_that_leaves_is_skipped<E: Engine>() {
@@ -283,9 +341,10 @@ pub(crate) async fn tokens_rise_also_across_a_restart<E: Engine>() {
 }
 
 pub(crate) async fn a_lock_deleted_by_hand_is_lost_at_once<E: Engine>() {
-    let (url, port) = (E::shared().url(), E::shared().port());
+    let server = E::shared();
+    let url = server.url();
     let mut guard = acquire(&mut *client(&url).await, &at_once("deleted")).await;
-    blocking(move || E::delete_by_hand(port, "deleted")).await;
+    blocking(move || server.delete_by_hand("deleted")).await;
     // Nobody renews: that it is gone must be seen by itself.
     let lost = async {
         loop {
@@ -299,7 +358,7 @@ pub(crate) async fn a_lock_deleted_by_hand_is_lost_at_once<E: Engine>() {
     hold(&url, &at_once("deleted")).await.release().await;
 }
 
-pub(crate) async fn a_session_that_ended_during_a_cut_is_lost<E: Engine>() {
+pub(crate) async fn a_session_that_ended_during_a_cut_is_lost<E: Networked>() {
     let server = E::shared();
     let proxy = Proxy::to(server.port());
     let mut cut_off = client_with(&E::url_at(proxy.port()), E::SHORTEST_TTL).await;
@@ -317,7 +376,7 @@ pub(crate) async fn a_session_that_ended_during_a_cut_is_lost<E: Engine>() {
     next.release().await;
 }
 
-pub(crate) async fn a_short_cut_suspends_and_resumes<E: Engine>() {
+pub(crate) async fn a_short_cut_suspends_and_resumes<E: Networked>() {
     let server = E::shared();
     let proxy = Proxy::to(server.port());
     let mut client = client_with(&E::url_at(proxy.port()), Duration::from_secs(15)).await;
@@ -400,7 +459,7 @@ pub(crate) async fn a_will_may_be_executed_twice<E: Engine>() {
     next.release().await;
 }
 
-pub(crate) async fn an_engine_that_is_not_there_is_unreachable<E: Engine>() {
+pub(crate) async fn an_engine_that_is_not_there_is_unreachable<E: Networked>() {
     let mut options = options(LONG_TTL);
     options.connect_timeout = Duration::from_millis(300);
     options.connect_tries = 2;
@@ -411,7 +470,7 @@ pub(crate) async fn an_engine_that_is_not_there_is_unreachable<E: Engine>() {
     }
 }
 
-pub(crate) async fn an_engine_that_goes_ends_the_wait<E: Engine>() {
+pub(crate) async fn an_engine_that_goes_ends_the_wait<E: Networked>() {
     let mut server = blocking(E::start).await;
     let url = server.url();
     let holder = acquire(&mut *client(&url).await, &at_once("gone")).await;

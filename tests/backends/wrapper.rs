@@ -6,44 +6,35 @@ use std::process::Command;
 
 use nix::sys::signal::Signal;
 
-use crate::engine::{Engine, at_once, client, wanted};
+use crate::engines::client::{at_once, client, wanted};
+use crate::engines::process::{blocking, free_port, soon};
+use crate::engines::{Engine, Networked};
 use crate::holder::Holder;
 use crate::peer::Peer;
-use crate::process::{blocking, free_port, soon};
 use crate::proxy::Proxy;
 use crate::suite::{busy, until_queued};
 
 /// Makes the program's tests for one engine.
 macro_rules! wrapper {
     ($engine:ty) => {
-        $crate::wrapper::wrapper! {
-            $engine:
+        $crate::suite::promises! {
+            $engine, wrapper:
             the_command_runs_and_is_told_of_its_lock
             a_held_lock_is_exit_75
             a_wait_that_ends_is_exit_75
-            an_engine_that_is_not_there_is_exit_69
             other_limits_are_exit_2
             a_lock_deleted_by_hand_ends_the_command_with_79
             an_engine_that_stops_ends_the_command_with_79
             an_engine_that_restarts_in_time_is_not_noticed
             a_wrapper_that_is_terminated_while_waiting_leaves_the_queue
             a_wrapper_that_is_killed_passes_the_lock_on
-            a_command_that_is_cut_off_ends_before_the_next_begins
         }
-    };
-    ($engine:ty: $($promise:ident)*) => {
-        $(
-            #[tokio::test]
-            async fn $promise() {
-                $crate::wrapper::$promise::<$engine>().await;
-            }
-        )*
     };
 }
 pub(crate) use wrapper;
 
 /// Runs until its input ends; what it started is seen by its own last words.
-const HOLD: &[&str] = &["sh", "-c", "echo started; cat; echo ended; exit 3"];
+pub(crate) const HOLD: &[&str] = &["sh", "-c", "echo started; cat; echo ended; exit 3"];
 
 /// `officer-exec --server URL OPTIONS -- WORDS`, with an environment that configures nothing.
 pub(crate) fn officer_exec(url: &str, options: &[&str], words: &[&str]) -> Peer {
@@ -98,7 +89,7 @@ pub(crate) async fn a_wait_that_ends_is_exit_75<E: Engine>() {
     holder.release().await;
 }
 
-pub(crate) async fn an_engine_that_is_not_there_is_exit_69<E: Engine>() {
+pub(crate) async fn an_engine_that_is_not_there_is_exit_69<E: Networked>() {
     let url = E::url_at(free_port());
     let wrapper = officer_exec(&url, &["-T", "300ms", "-R", "2", "-i", "x"], &["echo", "never"]);
     assert_eq!(wrapper.exit_code().await, 69);
@@ -115,10 +106,10 @@ pub(crate) async fn other_limits_are_exit_2<E: Engine>() {
 }
 
 pub(crate) async fn a_lock_deleted_by_hand_ends_the_command_with_79<E: Engine>() {
-    let (url, port) = (E::shared().url(), E::shared().port());
-    let mut wrapper = officer_exec(&url, &["--ttl", "60s", "-i", "deleted-command"], HOLD);
+    let server = E::shared();
+    let mut wrapper = officer_exec(&server.url(), &["--ttl", "60s", "-i", "deleted-command"], HOLD);
     wrapper.says("started").await;
-    blocking(move || E::delete_by_hand(port, "deleted-command")).await;
+    blocking(move || server.delete_by_hand("deleted-command")).await;
     assert_eq!(wrapper.exit_code().await, 79);
 }
 
@@ -167,7 +158,7 @@ pub(crate) async fn a_wrapper_that_is_terminated_while_waiting_leaves_the_queue<
 
 pub(crate) async fn a_wrapper_that_is_killed_passes_the_lock_on<E: Engine>() {
     let url = E::shared().url();
-    let mut wrapper = officer_exec(&url, &["--ttl", "120s", "-i", "killed"], HOLD);
+    let mut wrapper = officer_exec(&url, &["--ttl", "60s", "-i", "killed"], HOLD);
     wrapper.says("started").await;
     let mut next = client(&url).await;
     let next_wants = wanted("killed");
@@ -183,7 +174,7 @@ pub(crate) async fn a_wrapper_that_is_killed_passes_the_lock_on<E: Engine>() {
     Holder::of(guard).release().await;
 }
 
-pub(crate) async fn a_command_that_is_cut_off_ends_before_the_next_begins<E: Engine>() {
+pub(crate) async fn a_command_that_is_cut_off_ends_before_the_next_begins<E: Networked>() {
     let server = E::shared();
     let proxy = Proxy::to(server.port());
     let folder = tempfile::tempdir().expect("a folder for the traces");

@@ -1,132 +1,33 @@
 //! ZooKeeper: the suite, and what only ZooKeeper has.
 
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpStream};
-use std::path::Path;
-use std::process::Command;
-use std::sync::OnceLock;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
 use officer::backend::{AcquireError, Loss, Wanted};
-use officer::boot_time::BootTime;
 use tempfile::TempDir;
 
-use crate::engine::{Engine, at_once, client, client_with, one_of, wanted};
+use crate::cluster::cluster;
+use crate::engines::client::{at_once, client, client_with, one_of, wanted};
+use crate::engines::process::{blocking, soon, until};
+use crate::engines::zookeeper::Quorum;
+use crate::engines::{Engine, Networked, ZooKeeper};
 use crate::holder::Holder;
 use crate::peer::Peer;
-use crate::process::{Process, blocking, free_port, logged, run, soon, until};
 use crate::proxy::Proxy;
 use crate::python;
-use crate::suite::{busy, refused, suite, until_queued};
+use crate::suite::{busy, over_a_network, promises, refused, suite, until_queued};
 use crate::wrapper::wrapper;
 
-/// Where Debian's package has it.
-const JAR: &str = "/usr/share/java/zookeeper.jar";
-
-pub(crate) struct ZooKeeper {
-    folder: TempDir,
-    port: u16,
-    server: Process,
-}
-
-impl Engine for ZooKeeper {
-    const SHORTEST_TTL: Duration = Duration::from_secs(3);
-    const SLOTS: bool = false;
-
-    fn start() -> Self {
-        let folder = tempfile::tempdir().expect("a folder for the data");
-        let port = free_port();
-        configure(&folder, port, "");
-        let server = start(&folder, port);
-        Self { folder, port, server }
-    }
-
-    fn shared() -> &'static Self {
-        static SHARED: OnceLock<ZooKeeper> = OnceLock::new();
-        SHARED.get_or_init(Self::start)
-    }
-
-    fn port(&self) -> u16 {
-        self.port
-    }
-
-    fn url_at(port: u16) -> String {
-        format!("zk://127.0.0.1:{port}")
-    }
-
-    fn stop(&mut self) {
-        self.server.kill();
-    }
-
-    fn restart(&mut self) {
-        self.server.kill();
-        self.server = start(&self.folder, self.port);
-    }
-
-    fn pause(&self) {
-        self.server.signal(Signal::SIGSTOP);
-    }
-
-    fn resume(&self) {
-        self.server.signal(Signal::SIGCONT);
-    }
-
-    fn delete_by_hand(port: u16, lock: &str) {
-        zk_cli(port, &["deleteall", &format!("/lockex/{lock}")]);
-    }
-}
-
-fn configure(folder: &TempDir, port: u16, more: &str) {
-    let settings = format!(
-        "tickTime=500\ndataDir={}\nclientPort={port}\nclientPortAddress=127.0.0.1\nmaxClientCnxns=0\n\
-         minSessionTimeout=1000\nmaxSessionTimeout=120000\nadmin.enableServer=false\n\
-         4lw.commands.whitelist=ruok,srvr\n{more}",
-        folder.path().join("data").display(),
-    );
-    std::fs::write(folder.path().join("zoo.cfg"), settings).expect("the test's folder is writable");
-}
-
-fn start(folder: &TempDir, port: u16) -> Process {
-    assert!(Path::new(JAR).exists(), "{JAR} is missing; it is in the Debian package zookeeper");
-    let mut command = logged("java", folder.path());
-    command.args(["-Xmx96m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", JAR]);
-    command.args(["org.apache.zookeeper.server.quorum.QuorumPeerMain", "zoo.cfg"]);
-    let server = Process::start(command, "default-jre-headless");
-    until("ZooKeeper answers", || is_ok(port).is_ok_and(|ok| ok));
-    server
-}
-
-fn is_ok(port: u16) -> std::io::Result<bool> {
-    ask(port, "ruok").map(|answer| answer == "imok")
-}
-
-/// One of ZooKeeper's words of four letters.
-fn ask(port: u16, word: &str) -> std::io::Result<String> {
-    let mut connection = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
-    connection.set_read_timeout(Some(Duration::from_secs(5)))?;
-    connection.write_all(word.as_bytes())?;
-    let mut answer = String::new();
-    connection.read_to_string(&mut answer)?;
-    Ok(answer)
-}
-
-/// ZooKeeper's own client, one command.
-pub(crate) fn zk_cli(port: u16, arguments: &[&str]) -> String {
-    let mut command = Command::new("java");
-    command.args(["-Xmx64m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", JAR]);
-    command.args(["org.apache.zookeeper.ZooKeeperMain", "-server", &format!("127.0.0.1:{port}")]);
-    command.args(arguments);
-    run(command, "default-jre-headless")
-}
-
 suite!(ZooKeeper);
-suite! {
-    ZooKeeper:
+over_a_network!(ZooKeeper);
+promises! {
+    ZooKeeper, suite:
     a_lock_without_a_lease_is_refused
     names_that_mean_something_to_the_engine_are_refused
 }
 wrapper!(ZooKeeper);
+cluster!(Quorum);
 
 async fn hold(url: &str, wanted: &Wanted) -> Holder {
     let guard = client(url).await.acquire(wanted).await.unwrap_or_else(|cause| panic!("{cause}"));
@@ -135,18 +36,18 @@ async fn hold(url: &str, wanted: &Wanted) -> Holder {
 
 #[tokio::test]
 async fn a_lease_deleted_by_hand_is_lost() {
-    let (url, port) = (ZooKeeper::shared().url(), ZooKeeper::shared().port());
+    let (url, server) = (ZooKeeper::shared().url(), &ZooKeeper::shared().program);
     let mut holder = hold(&url, &one_of(2, "lease-deleted")).await;
-    blocking(move || zk_cli(port, &["deleteall", "/lockex/lease-deleted"])).await;
+    blocking(move || server.cli(&["deleteall", "/lockex/lease-deleted"])).await;
     assert_eq!(holder.is_lost().await, Loss::LockGone);
 }
 
 #[tokio::test]
 async fn a_chroot_is_made_and_used() {
-    let (url, port) = (ZooKeeper::shared().url(), ZooKeeper::shared().port());
+    let (url, server) = (ZooKeeper::shared().url(), &ZooKeeper::shared().program);
     let holder = hold(&format!("{url}/apps/one"), &at_once("rooted")).await;
     assert_eq!(holder.grant.name, "/lockex/rooted");
-    let found = blocking(move || zk_cli(port, &["ls", "/apps/one/lockex/rooted"])).await;
+    let found = blocking(move || server.cli(&["ls", "/apps/one/lockex/rooted"])).await;
     assert!(found.contains("__lock__0000000000"), "{found}");
     holder.release().await;
 }
@@ -167,7 +68,7 @@ async fn the_lease_is_shorter_than_the_session() {
 
 #[tokio::test]
 async fn a_waiter_whose_place_is_deleted_by_hand_stands_in_line_again() {
-    let (url, port) = (ZooKeeper::shared().url(), ZooKeeper::shared().port());
+    let (url, server) = (ZooKeeper::shared().url(), &ZooKeeper::shared().program);
     let holder = hold(&url, &one_of(2, "place")).await;
     let second = hold(&url, &one_of(2, "place")).await;
     let mut waiter = client(&url).await;
@@ -175,8 +76,8 @@ async fn a_waiter_whose_place_is_deleted_by_hand_stands_in_line_again() {
     let mut standing = waiter.acquire(&waits);
     let inner = "/lockex/place-__lock__";
     let deleted = blocking(move || {
-        until("the waiter stands in line", || zk_cli(port, &["ls", inner]).contains("__lock__0000000002"));
-        zk_cli(port, &["deleteall", inner]);
+        until("the waiter stands in line", || server.cli(&["ls", inner]).contains("__lock__0000000002"));
+        server.cli(&["deleteall", inner]);
     });
     tokio::select! {
         _ = &mut standing => panic!("granted"),
@@ -216,9 +117,9 @@ fn kazoo(path: &str, limit: u32, waits: &str) -> Peer {
 
 /// Returns when kazoo's waiter stands in line: `many` contenders are there.
 async fn until_contended(node: &str, many: usize) {
-    let (port, node) = (ZooKeeper::shared().port(), format!("/lockex/{node}"));
+    let (server, node) = (&ZooKeeper::shared().program, format!("/lockex/{node}"));
     blocking(move || {
-        until("kazoo stands in line", || zk_cli(port, &["ls", &node]).matches("__lock__0").count() == many);
+        until("kazoo stands in line", || server.cli(&["ls", &node]).matches("__lock__0").count() == many);
     })
     .await;
 }
@@ -305,49 +206,98 @@ async fn kazoo_and_ours_refuse_each_others_other_limit() {
 }
 
 /// As lockex is called: its options, its variable, its places.
+fn like_lockex(mut program: Command, options: &[&str], words: &[&str]) -> Peer {
+    let hosts = format!("127.0.0.1:{}", ZooKeeper::shared().port());
+    program.env_remove("OFFICER_SERVER").env("ZKHOSTS", hosts).args(options).args(words);
+    Peer::start(program, "cargo")
+}
+
 fn as_lockex(options: &[&str], words: &[&str]) -> Peer {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_officer-exec"));
-    command.env_remove("OFFICER_SERVER").env("ZKHOSTS", format!("127.0.0.1:{}", ZooKeeper::shared().port()));
-    command.args(options).args(words);
-    Peer::start(command, "cargo")
+    like_lockex(Command::new(env!("CARGO_BIN_EXE_officer-exec")), options, words)
+}
+
+/// lockex itself. Its command must not read from it, so it runs until `end` is there.
+fn lockex(options: &[&str], end: &Path) -> Peer {
+    let script = format!("echo in; while [ ! -e {} ]; do sleep 0.01; done; echo out", end.display());
+    let mut program = python::module("lockex.execute");
+    // What it says about its connections.
+    program.stderr(Stdio::null());
+    like_lockex(program, options, &[&script])
+}
+
+/// Whose existence tells a command of lockex to end.
+struct Sign(TempDir);
+
+impl Sign {
+    fn new() -> Self {
+        Self(tempfile::tempdir().expect("a folder for a sign"))
+    }
+
+    fn path(&self) -> PathBuf {
+        self.0.path().join("end")
+    }
+
+    fn give(&self) {
+        std::fs::write(self.path(), "").expect("the folder is writable");
+    }
 }
 
 #[tokio::test]
-async fn a_lockex_and_the_program_exclude_each_other() {
-    let mut theirs = kazoo("fleet", 1, "now");
-    theirs.says("asking").await;
-    theirs.says("acquired").await;
+async fn lockex_and_the_program_exclude_each_other() {
+    let sign = Sign::new();
+    let mut theirs = lockex(&["-i", "fleet"], &sign.path());
+    theirs.says("in").await;
     let options = ["--no-blocking", "--lockid", "fleet", "--lockpath", "lockex", "-T", "30"];
     assert_eq!(as_lockex(&options, &["echo", "never"]).exit_code().await, 75);
-    theirs.let_go();
-    theirs.says("released").await;
-    theirs.ends().await;
-    let mut ours = as_lockex(
-        &["-i", "fleet", "--locktimeout", "5", "-R", "2", "-r", "2"],
-        &["sh", "-c", "echo in; cat"],
-    );
+    // Ours waits behind lockex, another lockex behind ours.
+    let options = ["-i", "fleet", "--locktimeout", "35", "-R", "2", "-r", "2"];
+    let mut ours = as_lockex(&options, &["sh", "-c", "echo in; cat"]);
+    until_contended("fleet", 2).await;
+    let mut next = lockex(&["-i", "fleet"], &sign.path());
+    until_contended("fleet", 3).await;
+    assert!(ours.is_silent() && next.is_silent());
+    sign.give();
+    theirs.says("out").await;
     ours.says("in").await;
-    let mut theirs = kazoo("fleet", 1, "now");
-    theirs.says("asking").await;
-    theirs.says("busy").await;
+    assert!(next.is_silent());
+    ours.let_go();
+    assert_eq!(ours.exit_code().await, 0);
+    next.says("in").await;
+    next.says("out").await;
+    assert_eq!(next.exit_code().await, 0);
+}
+
+#[tokio::test]
+async fn a_lockex_that_does_not_wait_is_kept_out() {
+    let mut ours = as_lockex(&["-i", "kept-out"], &["sh", "-c", "echo in; cat"]);
+    ours.says("in").await;
+    let sign = Sign::new();
+    let theirs = lockex(&["--no-blocking", "-i", "kept-out"], &sign.path());
+    // Its way to say that it has not run the command.
+    assert_eq!(theirs.exit_code().await, 0);
     ours.let_go();
     assert_eq!(ours.exit_code().await, 0);
 }
 
 #[tokio::test]
-async fn a_lockex_semaphore_and_the_program_share_its_places() {
-    let mut theirs = kazoo("fleet-of-2", 2, "now");
-    theirs.says("asking").await;
-    theirs.says("acquired").await;
+async fn lockex_and_the_program_share_the_places_of_a_semaphore() {
+    let sign = Sign::new();
+    let mut theirs = lockex(&["-c", "2", "-i", "fleet-of-2"], &sign.path());
+    theirs.says("in").await;
     let mut ours = as_lockex(&["-c", "2", "-i", "fleet-of-2"], &["sh", "-c", "echo in; cat"]);
     ours.says("in").await;
-    let mut third = kazoo("fleet-of-2", 2, "now");
-    third.says("asking").await;
-    third.says("busy").await;
     assert_eq!(as_lockex(&["-c", "2", "-n", "-i", "fleet-of-2"], &["echo", "never"]).exit_code().await, 75);
+    let mut third = lockex(&["-c", "2", "-i", "fleet-of-2"], &sign.path());
+    until_contended("fleet-of-2-__lock__", 1).await;
+    assert!(third.is_silent());
     ours.let_go();
     assert_eq!(ours.exit_code().await, 0);
-    theirs.ends().await;
+    third.says("in").await;
+    sign.give();
+    for mut lockex in [theirs, third] {
+        lockex.says("out").await;
+        assert_eq!(lockex.exit_code().await, 0);
+    }
 }
 
 #[tokio::test]
@@ -371,75 +321,4 @@ async fn what_the_client_library_says_is_not_logged() {
     let log = String::from_utf8_lossy(&output.stderr);
     assert_eq!(log.lines().count(), 1, "{log}");
     assert!(log.starts_with("officer-exec: cannot reach zk://"), "{log}");
-}
-
-/// Three servers that are one.
-struct Ensemble {
-    servers: Vec<(u16, Process)>,
-    _folders: Vec<TempDir>,
-}
-
-impl Ensemble {
-    fn start() -> Self {
-        let ports: Vec<_> = (0..3).map(|_| [free_port(), free_port(), free_port()]).collect();
-        let mut more = String::from("initLimit=20\nsyncLimit=10\n");
-        for (id, [_, quorum, election]) in (1..).zip(&ports) {
-            more += &format!("server.{id}=127.0.0.1:{quorum}:{election}\n");
-        }
-        let folders: Vec<_> =
-            ports.iter().map(|_| tempfile::tempdir().expect("a folder for the data")).collect();
-        let mut servers = Vec::new();
-        for ((id, [port, ..]), folder) in (1..).zip(&ports).zip(&folders) {
-            let data = folder.path().join("data");
-            std::fs::create_dir(&data).expect("the test's folder is writable");
-            std::fs::write(data.join("myid"), format!("{id}\n")).expect("the test's folder is writable");
-            configure(folder, *port, &more);
-            servers.push((*port, start(folder, *port)));
-        }
-        let ensemble = Self { servers, _folders: folders };
-        until("two follow one", || {
-            ensemble.in_mode("follower").len() == 2 && ensemble.in_mode("leader").len() == 1
-        });
-        ensemble
-    }
-
-    fn url(&self) -> String {
-        let hosts: Vec<_> = self.servers.iter().map(|(port, _)| format!("127.0.0.1:{port}")).collect();
-        format!("zk://{}", hosts.join(","))
-    }
-
-    /// Which of the servers are so.
-    fn in_mode(&self, mode: &str) -> Vec<usize> {
-        let is_so = |port| ask(port, "srvr").is_ok_and(|answer| answer.contains(&format!("Mode: {mode}")));
-        (0..self.servers.len()).filter(|&server| is_so(self.servers[server].0)).collect()
-    }
-
-    fn kill(&mut self, mode: &str) {
-        let server = self.in_mode(mode)[0];
-        self.servers[server].1.kill();
-    }
-}
-
-#[tokio::test]
-async fn a_lock_stays_ours_when_the_leader_is_killed() {
-    let mut ensemble = blocking(Ensemble::start).await;
-    let url = ensemble.url();
-    let mut holder = hold(&url, &at_once("elected")).await;
-    let waits = url.clone();
-    let next = tokio::spawn(async move { hold(&waits, &wanted("elected")).await });
-    until_queued(&url, "elected", 2).await;
-    let ensemble = blocking(move || {
-        ensemble.kill("leader");
-        until("one follows the other", || ensemble.in_mode("follower").len() == 1);
-        ensemble
-    })
-    .await;
-    holder.is_renewed_after(BootTime::now()).await;
-    assert!(!next.is_finished());
-    let token = holder.grant.token;
-    holder.release().await;
-    let next = soon("the next is served by the new leader", next).await.expect("no panic");
-    assert!(next.grant.token > token);
-    next.release().await;
-    drop(ensemble);
 }

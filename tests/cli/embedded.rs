@@ -1,4 +1,5 @@
-//! With nothing configured: an embedded server, one for each user, whatever the environment.
+//! With nothing configured: an embedded server, one for each user, whatever the environment. What it
+//! promises as every engine does is in `tests/backends`.
 //!
 //! Each test is a user of its own (a uid that nobody has), so it needs root.
 
@@ -219,94 +220,4 @@ fn a_state_folder_of_another_is_refused() {
     let finished = finish(&mut user.exec(&["-s", "local", "-T", "1", "--", "echo", "never"]));
     assert_eq!((finished.code, finished.stdout.as_str()), (Some(69), ""));
     assert!(finished.stderr.contains("it belongs to uid 0"), "{}", finished.stderr);
-}
-
-/// What every engine promises (`tests/backends`), of this one.
-mod as_an_engine {
-    use super::*;
-
-    const LOCAL: [&str; 4] = ["-s", "local", "-i", "a"];
-
-    fn with(options: &[&'static str], words: &[&'static str]) -> Vec<&'static str> {
-        [&LOCAL[..], options, &["--"], words].concat()
-    }
-
-    /// How many hold or wait.
-    fn queue_len(user: &User) -> usize {
-        let mut status = user.exec(&["status", "a", "--server", "local", "--json"]);
-        let text = finish(&mut status).stdout;
-        let reply: serde_json::Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"));
-        let lock = &reply["value"][0];
-        let len = |list: &serde_json::Value| list.as_array().map_or(0, Vec::len);
-        len(&lock["holders"]) + len(&lock["queue"])
-    }
-
-    fn wait_for(user: &User, words: &[&'static str]) -> Running {
-        let before = queue_len(user);
-        let running = Running::start(&mut user.exec(&with(&[], words)));
-        wait_until("it stands in the queue", || queue_len(user) > before);
-        running
-    }
-
-    #[test]
-    fn a_wait_ends_at_its_limit() {
-        let Some(user) = User::new() else { return };
-        let _holder = user.hold(&LOCAL);
-        let finished = finish(&mut user.exec(&with(&["-t", "200ms"], &["true"])));
-        assert_eq!(finished.code, Some(75), "{}", finished.stderr);
-        assert!(finished.stderr.contains("waited 200ms"), "{}", finished.stderr);
-    }
-
-    #[test]
-    fn waiters_are_served_in_order_also_over_a_killed_server() {
-        let Some(user) = User::new() else { return };
-        let holder = user.hold(&LOCAL);
-        let mut first = wait_for(&user, &["sh", "-c", "echo first; read line"]);
-        let mut second = wait_for(&user, &["echo", "second"]);
-        user.kill_server();
-        wait_until("all three are back", || queue_len(&user) == 3);
-        assert_eq!(holder.finish().code, Some(3));
-        first.expect_line("first");
-        assert!(second.is_running());
-        first.finish();
-        second.expect_line("second");
-    }
-
-    #[test]
-    fn a_semaphore_has_slots() {
-        let Some(user) = User::new() else { return };
-        let words = ["sh", "-c", "echo $OFFICER_SLOT; read line"];
-        let mut holders: Vec<Running> =
-            (0..2).map(|_| Running::start(&mut user.exec(&with(&["-c", "2"], &words)))).collect();
-        let slots: BTreeSet<String> = holders.iter_mut().map(Running::line).collect();
-        assert_eq!(slots, BTreeSet::from(["0".to_owned(), "1".to_owned()]));
-        assert_eq!(finish(&mut user.exec(&with(&["-c", "2", "-n"], &["true"]))).code, Some(75));
-        assert_eq!(finish(&mut user.exec(&with(&["-c", "3", "-n"], &["true"]))).code, Some(2));
-    }
-
-    #[test]
-    fn tokens_rise_also_over_a_killed_server() {
-        let Some(user) = User::new() else { return };
-        let mut last = 0;
-        for _ in 0..3 {
-            let finished = finish(&mut user.exec(&with(&[], &["sh", "-c", "echo $OFFICER_TOKEN"])));
-            let token: u64 = finished.stdout.trim().parse().unwrap();
-            assert!(token > last, "{token} after {last}");
-            last = token;
-            user.kill_server();
-        }
-    }
-
-    #[test]
-    fn the_last_will_of_a_killed_wrapper_passes_the_lock_on() {
-        let Some(user) = User::new() else { return };
-        // The longest lease there is: it would outlast the test.
-        let mut holder = user.hold(&["-s", "local", "-i", "a", "--ttl", "60"]);
-        let next = wait_for(&user, &["echo", "next"]);
-        holder.signal(Signal::SIGKILL);
-        let killed = std::time::Instant::now();
-        holder.wait();
-        assert_eq!(next.finish().stdout, "next\n");
-        assert!(killed.elapsed() < std::time::Duration::from_secs(40), "it was the lease's end");
-    }
 }

@@ -95,20 +95,18 @@ pub(crate) fn free_port() -> u16 {
     }
 }
 
-/// A command whose output goes into a file of `folder`.
-pub(crate) fn logged(program: &str, folder: &Path) -> Command {
+/// A command that works in `folder`, its output in a file there.
+pub(crate) fn logged(mut command: Command, folder: &Path) -> Command {
     let log = std::fs::File::options()
         .create(true)
         .append(true)
         .open(folder.join("log"))
         .expect("the test's folder is writable");
-    let mut command = Command::new(program);
     command.stdin(Stdio::null()).stdout(log.try_clone().expect("a file")).stderr(log).current_dir(folder);
     command
 }
 
 /// Runs a tool to its end; its standard output. A tool that fails fails the test.
-#[cfg(any(feature = "zookeeper", feature = "etcd", feature = "redis"))]
 pub(crate) fn run(mut command: Command, package: &str) -> String {
     let program = command.get_program().to_string_lossy().into_owned();
     let output = match command.stdin(Stdio::null()).output() {
