@@ -142,7 +142,7 @@ fn scene_in_a_freezer() -> Result<(Freezer, Scene, Holder), Proof> {
     let freezer = Freezer::new().ok_or(Proof::Skipped("no cgroup freezer may be used here"))?;
     let scene = Scene::new();
     let procs = freezer.folder.join("cgroup.procs");
-    let mut command = scene.holding_command(&scene.server.url(), OnTerm::Ignores);
+    let mut command = scene.holding_command(&scene.url(), OnTerm::Ignores);
     // SAFETY: it opens and writes a file by a path made before; nothing else runs in the child.
     unsafe { command.pre_exec(move || std::fs::write(&procs, "0")) };
     let holder = scene.hold_by(&mut command);

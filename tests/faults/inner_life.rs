@@ -39,7 +39,7 @@ impl FullPipe {
 /// A holder that logs all it can to a pipe that is full.
 fn hold(scene: &Scene) -> (Child, FullPipe) {
     let pipe = FullPipe::new().expect("a pipe");
-    let mut command = scene.holding_command(&scene.server.url(), OnTerm::Ignores);
+    let mut command = scene.holding_command(&scene.url(), OnTerm::Ignores);
     command.env("OFFICER_LOG_LEVEL", "trace").stdin(Stdio::null()).stdout(Stdio::null());
     let child = spawn_tied(command.stderr(pipe.writer.try_clone().expect("a copy")));
     scene.wait_for_beats();

@@ -6,11 +6,15 @@
 
 mod beats;
 mod disk;
+#[path = "../engines/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "shared with the tests of the engines")]
+mod engines;
 mod freezer;
 mod inner_life;
 mod link;
 mod netns;
 mod network;
+mod other_engines;
 mod processes;
 mod scene;
 mod server;
@@ -66,6 +70,7 @@ fn trials(table: &'static Table) -> Vec<Trial> {
         wall_clock::PROMISES,
     ]
     .into_iter()
+    .chain(other_engines::PROMISES.iter().copied())
     .flatten()
     .enumerate()
     .map(|(place, &(name, fault, prove))| Trial::test(name, move || prove_it(table, place, fault, prove)))

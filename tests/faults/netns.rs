@@ -59,6 +59,11 @@ impl Hosts {
         self.server.enter()
     }
 
+    /// Puts this thread on the server's host, and all that it starts from here on.
+    pub(crate) fn stay_on_server(&self) {
+        self.server.enter()().expect("it may be entered");
+    }
+
     /// Puts a command on the holder's host.
     pub(crate) fn on_holder(&self, command: &mut Command) {
         let enter = self.holder.enter();

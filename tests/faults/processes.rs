@@ -100,7 +100,7 @@ fn a_stopped_process_group_loses_the_lock() -> Proof {
 fn in_its_own_group(fault: impl FnOnce(&mut Holder) -> Option<i32>) -> Proof {
     use std::os::unix::process::CommandExt;
     let scene = Scene::new();
-    let mut command = scene.holding_command(&scene.server.url(), OnTerm::Ignores);
+    let mut command = scene.holding_command(&scene.url(), OnTerm::Ignores);
     let mut holder = scene.hold_by(command.process_group(0));
     let next = scene.next();
     let begun = BootTime::now();
@@ -167,10 +167,10 @@ fn a_stopped_guardian_is_woken_to_stop() -> Proof {
 /// Nobody is left to give the lock back, so its lease ends it.
 fn an_isolated_tree_dies_with_wrapper_and_guardian() -> Proof {
     let scene = Scene::new();
-    if finish(officer_exec().args(["-s", &scene.server.url(), "--isolate", "true"])).code != Some(0) {
+    if finish(officer_exec().args(["-s", &scene.url(), "--isolate", "true"])).code != Some(0) {
         return Proof::Skipped("PID namespaces aren't allowed here");
     }
-    let mut command = scene.holding_command(&scene.server.url(), OnTerm::Ignores);
+    let mut command = scene.holding_command(&scene.url(), OnTerm::Ignores);
     let holder = scene.hold_by(command.env("OFFICER_ISOLATE", "true"));
     let next = scene.next();
     let begun = BootTime::now();
@@ -200,7 +200,7 @@ fn a_stopped_command_keeps_the_lock() -> Proof {
 
 fn a_terminated_command_takes_its_daemon_along() -> Proof {
     let scene = Scene::new();
-    let holder = scene.hold_by(&mut scene.holding_command(&scene.server.url(), OnTerm::Dies));
+    let holder = scene.hold_by(&mut scene.holding_command(&scene.url(), OnTerm::Dies));
     let next = scene.next();
     let begun = BootTime::now();
     holder.signal(holder.command, Signal::SIGTERM);

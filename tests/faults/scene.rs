@@ -28,13 +28,23 @@ pub(crate) const SHORT: Duration = Duration::from_millis(300);
 /// What the next in the queue does with the lock.
 const BEATS_OF_NEXT: Until = Until::Beats(50);
 
-/// The times of the wrappers.
-const TIMES: [&str; 4] = ["--ttl", "2s", "--grace", "300ms"];
+/// From the stop signal of the wrappers to SIGKILL.
+const GRACE: &str = "300ms";
 
-pub(crate) struct Scene {
+/// Where the lock is kept.
+pub(crate) trait Site {
+    fn url(&self) -> String;
+
+    /// Holders and waiters of a lock.
+    fn queue_len(&self, lock: &str) -> usize;
+}
+
+pub(crate) struct Scene<S: Site = Server> {
     // Before the folder, so that it ends first.
-    pub(crate) server: Server,
+    pub(crate) server: S,
     folder: TempDir,
+    /// Of the wrappers.
+    ttl: Duration,
 }
 
 /// A wrapper that holds the lock, its guardian and what runs under it.
@@ -86,7 +96,18 @@ impl Scene {
         let mut server = Server::new(folder.path());
         prepare(&mut server);
         server.start();
-        Self { server, folder }
+        Self { server, folder, ttl: TTL }
+    }
+}
+
+impl<S: Site> Scene<S> {
+    /// A scene at a server that runs.
+    pub(crate) fn at(server: S, ttl: Duration) -> Self {
+        Self { server, folder: tempfile::tempdir().expect("a folder"), ttl }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        self.server.url()
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -108,7 +129,8 @@ impl Scene {
 
     fn wrapped(&self, url: &str, words: &[String]) -> Command {
         let mut command = officer_exec();
-        command.args(["--server", url, "-i", LOCK]).args(TIMES).arg("--").args(words);
+        let ttl = format!("{}ms", self.ttl.as_millis());
+        command.args(["--server", url, "-i", LOCK, "--ttl", &ttl, "--grace", GRACE]).arg("--").args(words);
         command
     }
 
@@ -189,7 +211,7 @@ impl Scene {
         assert_eq!(row.survivors, 0, "processes outlived the lock: {row:?}");
         if let Some(free_at) = ending.free_at {
             let waited = runs[1].first().saturating_since(free_at.max(ran_until(runs[0], &ending)));
-            assert!(waited < TTL / 2, "the next one had to wait for a lease: {row:?}");
+            assert!(waited < self.ttl / 2, "the next one had to wait for a lease: {row:?}");
         }
         Proof::Measured(row)
     }
@@ -202,7 +224,7 @@ impl Scene {
     }
 }
 
-impl Drop for Scene {
+impl<S: Site> Drop for Scene<S> {
     fn drop(&mut self) {
         for run in self.beats().runs.values() {
             if run.alive(&self.beats_file()) > 0 {

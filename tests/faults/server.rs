@@ -13,6 +13,7 @@ use std::process::{Child, Command, Stdio};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::scene::Site;
 use crate::support::{PROGRAM, clean, pid_of, spawn_tied, wait_until};
 
 /// What is done in the server's process before it becomes one.
@@ -91,10 +92,6 @@ impl Server {
         self.folder.join("data")
     }
 
-    pub(crate) fn url(&self) -> String {
-        format!("unix:{}", self.socket().display())
-    }
-
     pub(crate) fn pid(&self) -> Pid {
         pid_of(self.child.as_ref().expect("the server runs"))
     }
@@ -122,9 +119,14 @@ impl Server {
     fn log_file(&self) -> PathBuf {
         self.folder.join("log")
     }
+}
 
-    /// Holders and waiters of a lock.
-    pub(crate) fn queue_len(&self, lock: &str) -> usize {
+impl Site for Server {
+    fn url(&self) -> String {
+        format!("unix:{}", self.socket().display())
+    }
+
+    fn queue_len(&self, lock: &str) -> usize {
         let mut stream = UnixStream::connect(self.socket()).expect("the server listens");
         stream.write_all(b"{\"command\":\"locks\"}\n").expect("the server listens");
         let mut line = String::new();

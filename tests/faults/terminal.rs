@@ -68,7 +68,7 @@ impl Drop for Terminal {
 fn a_job_left_stopped_loses_the_lock() -> Proof {
     let scene = Scene::new();
     let mut terminal = Terminal::open();
-    let command = scene.holding_command(&scene.server.url(), OnTerm::Ignores);
+    let command = scene.holding_command(&scene.url(), OnTerm::Ignores);
     let words: Vec<_> = [command.get_program()].into_iter().chain(command.get_args()).collect();
     let words: Vec<_> = words.into_iter().map(|word| format!("'{}'", word.display())).collect();
     terminal.type_line(&words.join(" "));

@@ -68,7 +68,7 @@ fn steps_of_the_wall_clock_change_nothing() -> Proof {
     let half_a_day = DAY / 2;
     clock.step("+0", |_| true);
     let scene = Scene::with(|server| server.set_environment(clock.environment()));
-    let mut command = scene.holding_command(&scene.server.url(), OnTerm::Ignores);
+    let mut command = scene.holding_command(&scene.url(), OnTerm::Ignores);
     let mut holder = scene.hold_by(command.envs(clock.environment()));
     let next = scene.next();
     clock.step("+1d", |now| now > SystemTime::now() + half_a_day);
