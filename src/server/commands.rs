@@ -8,6 +8,7 @@ use crate::lock::{
     Ask, ClaimState, Grant, Limit, Outcome, OwnerId, Party, SessionId, SessionKey, Unlocked, Who,
 };
 use crate::protocol::{Answer, ErrorCode, LockRequest, Refusal, Request, TurnedAwayBy};
+use crate::secret;
 
 use super::connection::{Key, Needs, Role};
 use super::listing::{self, Lists};
@@ -37,7 +38,7 @@ impl Service {
                 self.answer(key, self.needs(key), &Answer::MyLocks { value: &value });
             }
             Request::KeepAlive => {}
-            Request::Open { ttl, who } => return self.open_session(key, ttl, who, now),
+            Request::Open { session, ttl, who } => return self.open_session(key, session, ttl, who, now),
             Request::Resume { session } => return self.resume_session(key, session, now),
             Request::Renew { seq } => return self.renew(key, seq, now),
             Request::Close { session } => return self.close_session(key, session, now),
@@ -235,8 +236,18 @@ impl Service {
         self.deliver(effects);
     }
 
-    fn open_session(&mut self, key: Key, ttl: Duration, who: Who, now: BootTime) -> Result<(), Refusal> {
+    fn open_session(
+        &mut self,
+        key: Key,
+        drawn: Option<SessionId>,
+        ttl: Duration,
+        who: Who,
+        now: BootTime,
+    ) -> Result<(), Refusal> {
         self.check_fresh(key)?;
+        if let Some(opened) = drawn.and_then(|id| self.sessions.find(id)) {
+            return self.open_again(key, opened, now);
+        }
         let ttl = Duration::from_millis(ttl.as_millis() as u64);
         if ttl < MIN_TTL || ttl > self.max_ttl {
             let (least, most) = (MIN_TTL.as_secs_f64(), self.max_ttl.as_secs_f64());
@@ -246,14 +257,27 @@ impl Service {
             let message = format!("the server may have at most {} sessions", self.bounds.sessions);
             return Err(Refusal::new(ErrorCode::TooManySessions, message));
         }
-        let id = new_session_id();
+        let id = drawn.unwrap_or_else(|| SessionId::from_bytes(secret::draw()));
         let session = self
             .sessions
             .open(&mut self.table, id, ttl, who.clone(), now)
-            .expect("128 random bits are never drawn twice");
+            .expect("it is known by nobody yet, and 128 random bits are never drawn twice");
         let number = self.sessions.get(session).number;
         self.store.session_opened(SavedSession { number, id, ttl, who });
         self.attach(key, session);
+        self.answer(key, Needs::Commit, &Answer::Opened { session: id, ttl });
+        self.resume_if_ready(session, now);
+        Ok(())
+    }
+
+    /// A client that never saw the answer to its `open` asks again.
+    fn open_again(&mut self, key: Key, session: SessionKey, now: BootTime) -> Result<(), Refusal> {
+        if self.revocations.concern(session) {
+            return Err(operators::revoked());
+        }
+        self.sessions.renew(session, now);
+        self.attach(key, session);
+        let (id, ttl) = (self.sessions.get(session).id, self.sessions.get(session).ttl);
         self.answer(key, Needs::Commit, &Answer::Opened { session: id, ttl });
         self.resume_if_ready(session, now);
         Ok(())
@@ -341,10 +365,4 @@ impl Service {
 
 fn no_session() -> Refusal {
     Refusal::new(ErrorCode::NoSession, "this connection has no session; open or resume one first")
-}
-
-fn new_session_id() -> SessionId {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).expect("the kernel gives random bytes once the host is up");
-    SessionId::from_bytes(bytes)
 }

@@ -21,7 +21,6 @@ use super::launch::{Launch, Letter};
 use super::line::{Heard, Line};
 use super::messages::{Channel, Order, Report};
 use super::orphans::{Orphans, Progress};
-use super::policy::Policy;
 use super::{Exit, KilledBy};
 
 /// The guardian, as the wrapper has it. Dropped while the tree lives, it does what it does when the
@@ -52,9 +51,10 @@ enum Stage {
 
 impl Guardian {
     /// Forks the guardian. Must be called before this process has a second thread, and on the thread
-    /// that will live as long as the process. Idle until [`Guardian::start`]; it exits if the wrapper
-    /// dies or drops it before. From here on SIGCHLD has its default action.
-    pub fn fork(policy: Policy) -> Result<Self, SupervisorError> {
+    /// that will live as long as the process; the sooner the cheaper, for both have to copy what this
+    /// process has written to by then. Idle until [`Guardian::start`]; it exits if the wrapper dies
+    /// or drops it before. From here on SIGCHLD has its default action.
+    pub fn fork() -> Result<Self, SupervisorError> {
         let threads = fs::read_dir("/proc/self/task").map_err(SupervisorError::NoProc)?.count();
         if threads != 1 {
             return Err(SupervisorError::ThreadsExist { threads });
@@ -65,7 +65,7 @@ impl Guardian {
         match unsafe { fork() }.map_err(|errno| SupervisorError::Refused(errno.into()))? {
             ForkResult::Child => {
                 drop(ours);
-                guardian::run(theirs, policy, inherited)
+                guardian::run(theirs, inherited)
             }
             ForkResult::Parent { child } => Ok(Self {
                 pid: child,

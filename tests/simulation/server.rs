@@ -66,7 +66,6 @@ pub(crate) struct Server {
     turn_generation: u64,
     outbox: Vec<(ConnId, Downlink)>,
     grants: Vec<GrantSeen>,
-    ids_made: u64,
     /// For one of the mutations: which lock a session asked for last.
     asked_once: BTreeMap<u64, usize>,
 }
@@ -93,7 +92,6 @@ impl Server {
             turn_generation: 0,
             outbox: Vec::new(),
             grants: Vec::new(),
-            ids_made: 0,
             asked_once: BTreeMap::new(),
         }
     }
@@ -282,7 +280,7 @@ impl Server {
         env: &mut Env,
     ) {
         match (request, session) {
-            (Request::Open { ttl, .. }, None) => self.open(conn, ttl, now, env),
+            (Request::Open { session: Some(id), ttl, .. }, None) => self.open(conn, id, ttl, now, env),
             (Request::Resume { session }, None) => self.resume(conn, session, now, env),
             (Request::Renew { seq }, Some(key)) => {
                 self.sessions.renew(key, now);
@@ -300,13 +298,14 @@ impl Server {
         }
     }
 
-    fn open(&mut self, conn: ConnId, ttl: Duration, now: BootTime, env: &mut Env) {
-        self.ids_made += 1;
-        let mut bytes = [0; 16];
-        bytes[..8].copy_from_slice(&self.ids_made.to_be_bytes());
-        bytes[8..].copy_from_slice(&env.rng.next().to_be_bytes());
-        let id = SessionId::from_bytes(bytes);
-        let key = self.sessions.open(&mut self.table, id, ttl, Who::default(), now).expect("ids differ");
+    fn open(&mut self, conn: ConnId, id: SessionId, ttl: Duration, now: BootTime, env: &mut Env) {
+        if let Some(key) = self.sessions.find(id) {
+            self.attach(conn, key, now, env);
+            let effects = self.wake(key, now, env);
+            self.reply(conn, Reply::Opened { session: id.to_hex(), ttl: ttl.as_secs_f64() });
+            return self.deliver(effects, env);
+        }
+        let key = self.sessions.open(&mut self.table, id, ttl, Who::default(), now).expect("it is new");
         self.sessions.attach(key, conn);
         self.conns.insert(conn, Some(key));
         let session = self.sessions.get(key);
@@ -320,19 +319,9 @@ impl Server {
 
     fn resume(&mut self, conn: ConnId, id: SessionId, now: BootTime, env: &mut Env) {
         let Some(key) = self.sessions.find(id) else { return self.reply(conn, Reply::SessionUnknown) };
-        if let Some(older) = self.sessions.attach(key, conn) {
-            self.outbox.push((older, Downlink::Reply(Reply::Superseded)));
-            self.hang_up(older, env);
-        }
-        self.conns.insert(conn, Some(key));
-        self.sessions.renew(key, now);
-        env.checkers.attached(id);
+        self.attach(conn, key, now, env);
+        let effects = self.wake(key, now, env);
         let owner = self.sessions.get(key).owner;
-        let mut effects = Vec::new();
-        let stays_passed_over = env.mutation == Some(Mutation::ResumedWaiterIsPassedOver);
-        if self.ready_at.is_none() && !stays_passed_over {
-            self.table.resume(owner, now, &mut effects);
-        }
         let (mut holds, mut waits) = (Vec::new(), Vec::new());
         for claim in self.table.claims_of(owner) {
             let name = claim.name().to_string();
@@ -349,6 +338,27 @@ impl Server {
         let ttl = self.sessions.get(key).ttl.as_secs_f64();
         self.reply(conn, Reply::Resumed { ttl, holds, waits });
         self.deliver(effects, env);
+    }
+
+    /// A session goes on, on another connection.
+    fn attach(&mut self, conn: ConnId, key: SessionKey, now: BootTime, env: &mut Env) {
+        if let Some(older) = self.sessions.attach(key, conn) {
+            self.outbox.push((older, Downlink::Reply(Reply::Superseded)));
+            self.hang_up(older, env);
+        }
+        self.conns.insert(conn, Some(key));
+        self.sessions.renew(key, now);
+        env.checkers.attached(self.sessions.get(key).id);
+    }
+
+    /// Its places count again.
+    fn wake(&mut self, key: SessionKey, now: BootTime, env: &Env) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        let stays_passed_over = env.mutation == Some(Mutation::ResumedWaiterIsPassedOver);
+        if self.ready_at.is_none() && !stays_passed_over {
+            self.table.resume(self.sessions.get(key).owner, now, &mut effects);
+        }
+        effects
     }
 
     fn lock(&mut self, conn: ConnId, key: SessionKey, lock: &LockRequest<'_>, now: BootTime, env: &mut Env) {
