@@ -258,6 +258,11 @@ pub trait Backend: Send {
     /// lease is left.
     async fn acquire(&mut self, wanted: &Wanted) -> Result<Box<dyn Guard>, AcquireError>;
 
+    /// How another process gives back the place that [`Backend::acquire`] is about to take, if we die
+    /// in line. `None`: it ends with us. A place that is lost and taken anew meanwhile is another one:
+    /// that is left to its lease.
+    fn will(&self, wanted: &Wanted) -> Option<Will>;
+
     /// Leaves the queue and ends the session, so that nobody waits for us. Bounded in time; a
     /// failure is logged and leaves the rest to the lease.
     async fn leave(&mut self);

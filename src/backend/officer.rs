@@ -56,6 +56,7 @@ pub(super) async fn connect(
         connector,
         options: options.clone(),
         dialed: Some(dialed),
+        next_id: draw_id(),
         opening: None,
         link: None,
     }))
@@ -139,12 +140,18 @@ async fn open(
     }
 }
 
+fn draw_id() -> SessionId {
+    SessionId::from_bytes(secret::draw())
+}
+
 /// A connection that can stand in line.
 struct Officer {
     connector: Arc<dyn Connect>,
     options: ConnectOptions,
     /// Connected, and nothing said yet.
     dialed: Option<Box<dyn Stream>>,
+    /// Of the session to open next.
+    next_id: SessionId,
     /// The session that is being opened: the server may know it before we hear of it.
     opening: Option<SessionId>,
     /// `None` before the first request, and once it has become a guard.
@@ -167,6 +174,11 @@ impl Backend for Officer {
             env: Vec::new(),
         };
         Ok(Box::new(Held { link, grant, server, lost: false }))
+    }
+
+    fn will(&self, _: &Wanted) -> Option<Will> {
+        let has_lease = !self.options.ttl.is_zero();
+        has_lease.then(|| Will { server: self.connector.server(), handle: self.next_id.to_hex() })
     }
 
     async fn leave(&mut self) {
@@ -238,7 +250,7 @@ impl<'a> Place<'a> {
         let server = self.officer.connector.server();
         let mut dialed = self.officer.dialed.take();
         // The same for each try: one whose answer was lost must not stand in line before us.
-        let id = SessionId::from_bytes(secret::draw());
+        let id = std::mem::replace(&mut self.officer.next_id, draw_id());
         self.officer.opening = (!self.officer.options.ttl.is_zero()).then_some(id);
         let (connector, options) = (&self.officer.connector, &self.officer.options);
         let (full_name, wanted, until) = (&self.full_name, self.wanted, self.until);

@@ -227,10 +227,12 @@ impl Guard {
         Ok(())
     }
 
-    fn execute_will(&self) -> ! {
-        match &self.will {
+    fn execute_will(&mut self) -> ! {
+        match self.will.take() {
             Some(will) => {
-                let _errno = will::execute(will, &self.inherited);
+                // Before a command neither is done yet. If it was, it fails, which is as good.
+                let _ = (setsid(), self.let_go());
+                let _errno = will::execute(&will, &self.inherited);
                 exit_at_once(FAILED)
             }
             None => exit_at_once(0),
@@ -379,6 +381,7 @@ impl Guard {
 
     fn take_order(&mut self, order: Order, descriptors: Vec<OwnedFd>) -> io::Result<()> {
         match order {
+            Order::Bequeath => self.take_will(descriptors),
             Order::Start => self.start(descriptors),
             Order::KillDeadline(at) => self.take(Input::KillDeadline(at.map(BootTime::from_since_boot))),
             Order::Signal(number) => match Signal::try_from(number) {
@@ -391,6 +394,12 @@ impl Guard {
             Order::Thaw => self.take(Input::Thaw),
             Order::Goodbye => self.take(Input::Goodbye),
         }
+    }
+
+    fn take_will(&mut self, descriptors: Vec<OwnedFd>) -> io::Result<()> {
+        let will = descriptors.into_iter().next().ok_or(Errno::EPROTO)?;
+        self.will = Some(LastWill::open(will)?);
+        Ok(())
     }
 
     fn start(&mut self, descriptors: Vec<OwnedFd>) -> io::Result<()> {

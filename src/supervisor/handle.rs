@@ -17,7 +17,7 @@ use super::error::{StartError, SupervisorError};
 use super::event::Event;
 use super::guardian;
 use super::inherited::Inherited;
-use super::launch::{Launch, Letter};
+use super::launch::{LastWill, Launch, Letter};
 use super::line::{Heard, Line};
 use super::messages::{Channel, Order, Report};
 use super::orphans::{Orphans, Progress};
@@ -53,7 +53,7 @@ impl Guardian {
     /// Forks the guardian. Must be called before this process has a second thread, and on the thread
     /// that will live as long as the process; the sooner the cheaper, for both have to copy what this
     /// process has written to by then. Idle until [`Guardian::start`]; it exits if the wrapper dies
-    /// or drops it before. From here on SIGCHLD has its default action.
+    /// or drops it before, and carries out what was [bequeathed](Guardian::bequeath) if it died. From here on SIGCHLD has its default action.
     pub fn fork() -> Result<Self, SupervisorError> {
         let threads = fs::read_dir("/proc/self/task").map_err(SupervisorError::NoProc)?.count();
         if threads != 1 {
@@ -80,6 +80,15 @@ impl Guardian {
     /// The guardian's process id.
     pub fn pid(&self) -> Pid {
         self.pid
+    }
+
+    /// Leaves a will for the time before the command, in place of an earlier one: carried out if this
+    /// process dies. The command's own ([`Launch::will`]) takes its place.
+    pub fn bequeath(&mut self, will: &LastWill) -> io::Result<()> {
+        match &self.stage {
+            Stage::Idle(line) => line.bequeath(will.seal()?.as_fd()),
+            Stage::Guarded(_) | Stage::Orphaned(_) | Stage::Over(_) | Stage::Gone => Ok(()),
+        }
     }
 
     /// Starts the command, once; returns its process id when it has become its program. From here on

@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::boot_time::BootTime;
@@ -42,6 +43,16 @@ pub struct LastWill {
     pub argv: Vec<OsString>,
     /// Written to its stdin: arguments can be read by everybody, this can't.
     pub stdin: Vec<u8>,
+}
+
+impl LastWill {
+    pub(super) fn seal(&self) -> io::Result<OwnedFd> {
+        sealed(&serde_json::to_vec(self)?)
+    }
+
+    pub(super) fn open(will: OwnedFd) -> io::Result<Self> {
+        read(will)
+    }
 }
 
 /// Without the secret: this may end in a log.
@@ -84,10 +95,15 @@ impl Letter {
     }
 
     pub(super) fn open(letter: OwnedFd) -> io::Result<Self> {
-        let mut text = Vec::new();
-        File::from(letter).read_to_end(&mut text)?;
-        Ok(serde_json::from_slice(&text)?)
+        read(letter)
     }
+}
+
+/// What was written into a memfd.
+fn read<T: DeserializeOwned>(memfd: OwnedFd) -> io::Result<T> {
+    let mut text = Vec::new();
+    File::from(memfd).read_to_end(&mut text)?;
+    Ok(serde_json::from_slice(&text)?)
 }
 
 /// A memfd with these bytes, at its start.

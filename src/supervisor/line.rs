@@ -75,12 +75,26 @@ impl Line {
         }
     }
 
+    /// Leaves a will for as long as there is no command.
+    pub(super) fn bequeath(&self, will: BorrowedFd<'_>) -> io::Result<()> {
+        match self.send(&Order::Bequeath, &[will])? {
+            Sent::Yes | Sent::Closed => Ok(()),
+            Sent::Full => Err(Errno::EAGAIN.into()),
+        }
+    }
+
     /// Gives an order, now or as soon as there is room.
     pub(super) fn order(&mut self, order: Order) {
         match order {
             Order::KillDeadline(at) => self.vigil.set_kill_deadline(at.map(BootTime::from_since_boot)),
             Order::Kill => self.vigil.told_to_kill(BootTime::now()),
-            Order::Start | Order::Signal(_) | Order::Stop | Order::Freeze | Order::Thaw | Order::Goodbye => {}
+            Order::Bequeath
+            | Order::Start
+            | Order::Signal(_)
+            | Order::Stop
+            | Order::Freeze
+            | Order::Thaw
+            | Order::Goodbye => {}
         }
         self.unsent.retain(|unsent| !order.replaces(unsent));
         self.unsent.push(order);

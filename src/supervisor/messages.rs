@@ -25,6 +25,8 @@ pub(super) const MAX_NAMED: usize = 32;
 /// What the wrapper asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Order {
+    /// What to do if the wrapper dies before there is a command. Descriptor: the will.
+    Bequeath,
     /// Start a command. Descriptors: the letter, and what is to be kept open if there is something.
     Start,
     /// The kill deadline, since boot.

@@ -389,8 +389,8 @@ impl Supervision {
     fn wrapper_gone(&mut self) -> Vec<Action> {
         self.wrapper = Wrapper::Gone;
         match self.state {
-            State::Idle => vec![Action::Leave],
-            State::Over => vec![Action::ExecuteWill],
+            // A place in a queue, if there is a will.
+            State::Idle | State::Over => vec![Action::ExecuteWill],
             State::Running
             | State::Ended(_)
             | State::Settling { .. }
@@ -612,10 +612,10 @@ mod tests {
     }
 
     #[test]
-    fn without_a_command_the_guardian_just_leaves() {
-        for farewell in [Input::Goodbye, Input::WrapperGone] {
+    fn without_a_command_the_guardian_leaves_or_gives_the_place_back() {
+        for (farewell, end) in [(Input::Goodbye, Leave), (Input::WrapperGone, ExecuteWill)] {
             let mut it = Supervision::new();
-            play(&mut it, &[(1, Input::Stop, &[]), (1, Input::Kill, &[]), (2, farewell, &[Leave])]);
+            play(&mut it, &[(1, Input::Stop, &[]), (1, Input::Kill, &[]), (2, farewell, &[end])]);
         }
     }
 

@@ -36,6 +36,7 @@ macro_rules! suite {
             a_stopped_engine_renews_nothing
             a_will_passes_the_lock_on
             a_will_may_be_executed_twice
+            a_place_in_line_has_a_will
         }
     };
 }
@@ -111,9 +112,14 @@ fn wait_in_line(url: &str, wanted: Wanted) -> JoinHandle<Holder> {
     tokio::spawn(async move { hold(&url, &wanted).await })
 }
 
-/// Returns when holders and waiters are `many`.
+/// Returns when holders and waiters of a lock of limit 1 are `many`.
 pub(crate) async fn until_queued(url: &str, name: &str, many: u64) {
-    let probe = Wanted { queue_max: Some(many), ..at_once(name) };
+    until_queued_for(url, &at_once(name), many).await;
+}
+
+/// The same of a lock with the limit of `wanted`.
+async fn until_queued_for(url: &str, wanted: &Wanted, many: u64) {
+    let probe = Wanted { wait: Wait::No, queue_max: Some(many), ..wanted.clone() };
     soon("the queue grows", async {
         while busy(url, &probe).await.ended_by != WaitEnd::QueueMax(many) {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -294,13 +300,7 @@ pub(crate) async fn a_waiter_of_a_semaphore_is_let_in<E: Engine>() {
     let first = hold(&url, &one_of(2, "let-in")).await;
     let second = hold(&url, &one_of(2, "let-in")).await;
     let third = wait_in_line(&url, Wanted { wait: Wait::Forever, ..one_of(2, "let-in") });
-    let probe = Wanted { queue_max: Some(3), ..one_of(2, "let-in") };
-    soon("the third stands in line", async {
-        while busy(&url, &probe).await.ended_by != WaitEnd::QueueMax(3) {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await;
+    until_queued_for(&url, &one_of(2, "let-in"), 3).await;
     first.release().await;
     soon("the third is let in", third).await.expect("no panic").release().await;
     second.release().await;
@@ -445,6 +445,41 @@ pub(crate) async fn a_will_passes_the_lock_on<E: Engine>() {
         .await
         .unwrap_or_else(|cause| panic!("{cause}"));
     soon("the next is served", next).await.expect("no panic").release().await;
+}
+
+pub(crate) async fn a_place_in_line_has_a_will<E: Engine>() {
+    let url = E::shared().url();
+    for limit in [1, 2] {
+        let name = format!("bequeathed-place-{limit}");
+        let mut holders = Vec::new();
+        for _ in 0..limit {
+            holders.push(hold(&url, &one_of(limit, &name)).await);
+        }
+        let mut dying = client(&url).await;
+        let waits = Wanted { wait: Wait::Forever, ..one_of(limit, &name) };
+        let will = dying.will(&waits).expect("a place with a lease can be given back");
+        stand_until_queued(&mut *dying, &url, &waits, u64::from(limit) + 1).await;
+        let next = wait_in_line(&url, waits.clone());
+        until_queued_for(&url, &waits, u64::from(limit) + 2).await;
+        // As if the process were dead: nothing is given back by it.
+        std::mem::forget(dying);
+        soon("the will is executed", backend::execute_will(&will))
+            .await
+            .unwrap_or_else(|cause| panic!("{cause}"));
+        for holder in holders {
+            holder.release().await;
+        }
+        soon("the next is served", next).await.expect("no panic").release().await;
+    }
+}
+
+/// Asks for a lock, and stops listening once so many hold and wait.
+async fn stand_until_queued(backend: &mut dyn Backend, url: &str, wanted: &Wanted, many: u64) {
+    let mut standing = backend.acquire(wanted);
+    tokio::select! {
+        _ = &mut standing => panic!("granted"),
+        () = until_queued_for(url, wanted, many) => {}
+    }
 }
 
 pub(crate) async fn a_will_may_be_executed_twice<E: Engine>() {

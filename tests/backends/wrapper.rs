@@ -28,6 +28,7 @@ macro_rules! wrapper {
             an_engine_that_restarts_in_time_is_not_noticed
             a_wrapper_that_is_terminated_while_waiting_leaves_the_queue
             a_wrapper_that_is_killed_passes_the_lock_on
+            a_wrapper_that_is_killed_while_waiting_is_skipped
         }
     };
 }
@@ -172,6 +173,23 @@ pub(crate) async fn a_wrapper_that_is_killed_passes_the_lock_on<E: Engine>() {
     let guard = soon("the last will passes it on", standing).await.unwrap_or_else(|cause| panic!("{cause}"));
     wrapper.ends().await;
     Holder::of(guard).release().await;
+}
+
+pub(crate) async fn a_wrapper_that_is_killed_while_waiting_is_skipped<E: Engine>() {
+    let url = E::shared().url();
+    let guard = client(&url).await.acquire(&at_once("dead-in-line")).await;
+    let holder = Holder::of(guard.unwrap_or_else(|cause| panic!("{cause}")));
+    let waiting = officer_exec(&url, &["--ttl", "60s", "-i", "dead-in-line"], &["echo", "never"]);
+    until_queued(&url, "dead-in-line", 2).await;
+    let mut next = officer_exec(&url, &["--ttl", "60s", "-i", "dead-in-line"], HOLD);
+    until_queued(&url, "dead-in-line", 3).await;
+    waiting.signal(Signal::SIGKILL);
+    holder.release().await;
+    // Far before the end of the dead one's lease.
+    next.says("started").await;
+    next.let_go();
+    assert_eq!(next.exit_code().await, 3);
+    waiting.ends().await;
 }
 
 pub(crate) async fn a_command_that_is_cut_off_ends_before_the_next_begins<E: Networked>() {

@@ -158,7 +158,6 @@ fn a_job_longer_than_the_lease_keeps_the_lock<E: Engine>() -> Proof {
     })
 }
 
-/// Its place is in the queue until its lease ends.
 fn a_killed_waiter_is_skipped<E: Engine>() -> Proof {
     apart::<E>(|| {
         let scene = Scene::at(E::start(), TTL);
@@ -171,7 +170,7 @@ fn a_killed_waiter_is_skipped<E: Engine>() -> Proof {
         scene.tell_to_end();
         let (code, said) = holder.ended_saying();
         expect_code(code, 0, &said);
-        scene.judge(next, Ending::new(code, told))
+        scene.judge(next, Ending::new(code, told).prompt())
     })
 }
 

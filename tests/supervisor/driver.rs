@@ -49,6 +49,7 @@ impl Setting {
             will: None,
             keep_open: None,
             leave_early: false,
+            wait: false,
         };
         let mut command = Command::new(std::env::current_exe().expect("this program"));
         // Its own group, as a shell with job control would start it.

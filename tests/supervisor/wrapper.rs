@@ -33,6 +33,8 @@ pub(crate) struct Plan {
     pub(crate) keep_open: Option<PathBuf>,
     /// Exit without starting anything.
     pub(crate) leave_early: bool,
+    /// Start nothing, ever.
+    pub(crate) wait: bool,
 }
 
 /// What the last will gets on its stdin.
@@ -52,11 +54,17 @@ pub(crate) fn main(plan: OsString) {
 async fn supervise(mut guardian: Guardian, plan: Plan) -> i32 {
     let mut signals = Signals::listen().expect("signals can be heard");
     let mut control = Control::connect(&plan).await;
+    if let Some(will) = will(&plan) {
+        guardian.bequeath(&will).expect("there is room for a will");
+    }
     control
         .tell(json!({"event": "ready", "pid": std::process::id(), "guardian": guardian.pid().as_raw()}))
         .await;
     if plan.leave_early {
         return 0;
+    }
+    if plan.wait {
+        std::future::pending().await
     }
     match guardian.start(launch(&plan)).await {
         Ok(pid) => control.tell(json!({"event": "started", "pid": pid.as_raw()})).await,
@@ -98,7 +106,6 @@ async fn supervise(mut guardian: Guardian, plan: Plan) -> i32 {
 }
 
 fn launch(plan: &Plan) -> Launch {
-    let ourselves = OsString::from("officer-will");
     Launch {
         argv: plan.argv.clone(),
         env: vec![("OFFICER_TEST".into(), Some("a value".into()))],
@@ -109,14 +116,16 @@ fn launch(plan: &Plan) -> Launch {
         },
         isolate: plan.isolate,
         kill_deadline: plan.deadline.map(|after| BootTime::now() + after),
-        will: plan
-            .will
-            .as_ref()
-            .map(|file| LastWill { argv: vec![ourselves, "will".into(), file.into()], stdin: SECRET.into() }),
+        will: will(plan),
         keep_open: plan.keep_open.as_ref().map(|path| {
             OwnedFd::from(std::os::unix::net::UnixStream::connect(path).expect("the test listens"))
         }),
     }
+}
+
+fn will(plan: &Plan) -> Option<LastWill> {
+    let argv = vec!["officer-will".into(), "will".into(), plan.will.as_ref()?.into()];
+    Some(LastWill { argv, stdin: SECRET.into() })
 }
 
 fn obey(guardian: &mut Guardian, order: &str) {

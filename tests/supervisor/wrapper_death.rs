@@ -22,6 +22,7 @@ crate::promises![
     a_term_to_the_process_group_spares_the_guardian,
     a_dismissed_guardian_leaves_no_will,
     a_guardian_without_command_just_leaves,
+    a_wrapper_killed_before_its_command_leaves_its_will,
     what_is_kept_open_closes_with_the_tree,
 ];
 
@@ -133,6 +134,14 @@ fn a_guardian_without_command_just_leaves() {
     let guardian = wrapper.guardian;
     wait_until("the guardian has left", || !is_alive(guardian));
     assert!(!wrapper.will_file().exists());
+}
+
+fn a_wrapper_killed_before_its_command_leaves_its_will() {
+    let mut setting = Setting::script("exit 0").will();
+    setting.plan.wait = true;
+    let wrapper = setting.start();
+    wrapper.send(Signal::SIGKILL);
+    wait_for_will(&wrapper);
 }
 
 fn what_is_kept_open_closes_with_the_tree() {

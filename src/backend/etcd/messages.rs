@@ -9,9 +9,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::backend::Loss;
 use crate::backend::engine::Failure;
 use crate::backend::held::Standing;
+use crate::backend::{Loss, Will};
 use crate::lock::Limit;
 
 use super::gateway::{Blob, Gateway, Int};
@@ -159,8 +159,9 @@ impl Cluster {
         &self.server
     }
 
-    pub(super) fn url_with_secrets(&self) -> &str {
-        &self.url_with_secrets
+    /// How another process ends a lease, and with it what hangs on it.
+    pub(super) fn will(&self, lease: LeaseId) -> Will {
+        Will { server: self.url_with_secrets.clone(), handle: lease.to_string() }
     }
 
     /// A lease of at least `ttl`.

@@ -202,6 +202,10 @@ impl Backend for Etcd {
         }
     }
 
+    fn will(&self, _: &Wanted) -> Option<Will> {
+        self.lease.map(|lease| self.cluster.will(lease.id))
+    }
+
     async fn leave(&mut self) {
         let Some(lease) = self.lease.take() else { return };
         let bound = LEAVE_LIMIT.min(lease.ttl);
@@ -405,7 +409,7 @@ impl Lease for HeldKey {
     }
 
     fn will(&self) -> Will {
-        Will { server: self.cluster.url_with_secrets().into(), handle: self.lease.to_string() }
+        self.cluster.will(self.lease)
     }
 
     fn server(&self) -> &str {

@@ -58,6 +58,15 @@ struct Handle {
     owner: Owner,
 }
 
+/// How another process gives back what `owner` has, held or in line.
+fn will(server: &Server, keys: &Keys, owner: &Owner) -> Will {
+    let handle = Handle { lock: keys.lock.clone(), owner: owner.clone() };
+    Will {
+        server: server.url_with_secrets().into(),
+        handle: serde_json::to_string(&handle).expect("plain data"),
+    }
+}
+
 /// Gives back what a dead process held.
 pub(crate) async fn execute_will(url: &str, handle: &str) -> Result<(), ReleaseError> {
     let unmade = |server: &str, cause: String| ReleaseError { server: server.into(), cause };
@@ -149,6 +158,10 @@ impl Backend for Redis {
                 Err(AcquireError::LimitMismatch { name: keys.lock, in_use, asked: wanted.limit })
             }
         }
+    }
+
+    fn will(&self, wanted: &Wanted) -> Option<Will> {
+        Keys::wanted(wanted).ok().map(|keys| will(&self.server, &keys, &self.owner))
     }
 
     async fn leave(&mut self) {
@@ -277,11 +290,7 @@ impl Lease for HeldKey {
     }
 
     fn will(&self) -> Will {
-        let handle = Handle { lock: self.keys.lock.clone(), owner: self.owner.clone() };
-        Will {
-            server: self.server.url_with_secrets().into(),
-            handle: serde_json::to_string(&handle).expect("plain data"),
-        }
+        will(&self.server, &self.keys, &self.owner)
     }
 
     fn server(&self) -> &str {

@@ -9,8 +9,8 @@
 //!
 //! The lease is three quarters of the session's timeout (see `session.rs` for why), and a timeout is
 //! asked for that makes it the `--ttl`. Every renewal goes through the leader and looks at our node; a
-//! watch tells at once if someone deletes it. A will deletes the node, which is what others wait for;
-//! the session itself, then empty, ends by its timeout.
+//! watch tells at once if someone deletes it. A will deletes our nodes, held or in line, which is what
+//! others wait for; the session itself, then empty, ends by its timeout.
 //!
 //! All must agree on the limit. Seen are: another number in a semaphore's data, leases where a mutex is
 //! asked for, contenders where a semaphore is asked for. Not here: TLS, SASL, ACLs other than open.
@@ -48,6 +48,7 @@ pub(crate) async fn connect(hosts: &str, options: &ConnectOptions) -> Result<Box
     Ok(Box::new(ZooKeeper {
         ensemble,
         data: contender_data(options),
+        id: NodeId::random(),
         options: options.clone(),
         session: Some(session),
         patience: Patience::of(options),
@@ -96,24 +97,26 @@ fn contender_data(options: &ConnectOptions) -> Vec<u8> {
     format!("{host}:{}", options.who.pid.unwrap_or_else(std::process::id)).into_bytes()
 }
 
-/// What a dead process held.
+/// Where a dead process had nodes, and the id in their names.
 #[derive(Serialize, Deserialize)]
 struct Handle {
-    node: String,
-    czxid: i64,
+    parents: Vec<String>,
+    id: String,
 }
 
-/// Deletes the node that a dead process held.
+/// Deletes what a dead process had: its place in line, its lease.
 pub(crate) async fn execute_will(hosts: &str, handle: &str) -> Result<(), ReleaseError> {
     let unmade = |cause: String| ReleaseError { server: format!("zk://{hosts}"), cause };
     let ensemble = Ensemble::parse(hosts).map_err(|wrong| unmade(wrong.to_string()))?;
-    let Handle { node, czxid } =
-        serde_json::from_str(handle).map_err(|_| unmade("the will names no node".into()))?;
-    let node = OwnNode { path: node, czxid };
+    let unread = || unmade("the will names no node".into());
+    let Handle { parents, id } = serde_json::from_str(handle).map_err(|_| unread())?;
+    let id = NodeId::parse(&id).ok_or_else(unread)?;
     let mut patience = Patience::new(LEAVE_LIMIT);
     let executed = insist(&mut patience, LEAVE_LIMIT, || async {
         let session = Session::open(&ensemble.hosts, LEAVE_LIMIT).await?;
-        session.delete_exactly(&node).await?;
+        for parent in &parents {
+            session.delete_all_of(&id, parent).await?;
+        }
         session.close().await;
         Ok(())
     });
@@ -126,6 +129,8 @@ struct ZooKeeper {
     options: ConnectOptions,
     /// Of our nodes.
     data: Vec<u8>,
+    /// In the names of our nodes; another one for each stand in line, so that none is taken for the next.
+    id: NodeId,
     /// `None` once it is known to have ended.
     session: Option<Session>,
     patience: Patience,
@@ -155,6 +160,11 @@ impl Backend for ZooKeeper {
         }
     }
 
+    fn will(&self, wanted: &Wanted) -> Option<Will> {
+        let names = Names::of(&self.ensemble.chroot, wanted).ok()?;
+        Some(self.will_of(vec![names.inner(), names.node]))
+    }
+
     async fn leave(&mut self) {
         let Some(session) = self.session.take() else { return };
         let bound = LEAVE_LIMIT.min(session.lease());
@@ -165,6 +175,15 @@ impl Backend for ZooKeeper {
 }
 
 impl ZooKeeper {
+    /// How our nodes below these are deleted by another process.
+    fn will_of(&self, parents: Vec<String>) -> Will {
+        let handle = Handle { parents, id: self.id.to_string() };
+        Will {
+            server: self.ensemble.url.clone(),
+            handle: serde_json::to_string(&handle).expect("plain data"),
+        }
+    }
+
     /// Joins the line and waits for our turn; at the end of the line again if the session ended meanwhile.
     async fn stand_in_line(&mut self, names: &Names, wanted: &Wanted) -> Result<Turn<Won>, Failure> {
         loop {
@@ -175,6 +194,7 @@ impl ZooKeeper {
                 names,
                 wanted,
                 data: &self.data,
+                id: &self.id,
                 patience: &mut self.patience,
             };
             let turn = if wanted.limit == Limit::ONE { stand.mutex().await } else { stand.semaphore().await };
@@ -183,6 +203,7 @@ impl ZooKeeper {
                     tracing::warn!(server = self.ensemble.shown, lock = names.shown, %cause,
                         "the session ended while waiting; joining the queue again");
                     self.session = None;
+                    self.id = NodeId::random();
                 }
                 end => return end,
             }
@@ -221,8 +242,8 @@ impl ZooKeeper {
         let held = HeldNode {
             session: Mutex::new(Some(won.session)),
             node: won.node,
+            will: self.will_of(vec![names.node.clone()]),
             shown: self.ensemble.shown.clone(),
-            url: self.ensemble.url.clone(),
         };
         Box::new(Held::new(held, grant))
     }
@@ -251,6 +272,7 @@ struct Stand<'a> {
     names: &'a Names,
     wanted: &'a Wanted,
     data: &'a [u8],
+    id: &'a NodeId,
     patience: &'a mut Patience,
 }
 
@@ -275,8 +297,8 @@ impl Stand<'_> {
         if let Some(in_use) = limit_in(&found).filter(|&in_use| in_use != 1) {
             return Ok(Turn::LimitMismatch { in_use: in_use.to_string() });
         }
-        let id = NodeId::random();
-        let own = self.ask(|| session.contend(&names.node, &id, data)).await?;
+        let id = self.id;
+        let own = self.ask(|| session.contend(&names.node, id, data)).await?;
         let line = self.ask(|| session.line(&names.node)).await?;
         if line.leases > 0 {
             return Ok(Turn::LimitMismatch { in_use: "more than 1".into() });
@@ -298,10 +320,10 @@ impl Stand<'_> {
         if let Some(in_use) = limit_in(&found).filter(|&in_use| in_use != limit.get()) {
             return Ok(Turn::LimitMismatch { in_use: in_use.to_string() });
         }
-        let (inner, id) = (names.inner(), NodeId::random());
+        let (inner, id) = (names.inner(), self.id);
         self.ask(|| session.ensure(&inner)).await?;
-        let own = self.ask(|| session.contend(&inner, &id, data)).await?;
-        let turn = self.enter(&inner, &own, &names.lease(&id)).await?;
+        let own = self.ask(|| session.contend(&inner, id, data)).await?;
+        let turn = self.enter(&inner, &own, &names.lease(id)).await?;
         // Held or not: whoever keeps the inner lock keeps everyone out.
         let at_the_door = format!("{inner}/{own}");
         self.ask(|| session.delete(&at_the_door)).await?;
@@ -418,8 +440,8 @@ struct HeldNode {
     /// `None` once it is given back.
     session: Mutex<Option<Session>>,
     node: OwnNode,
+    will: Will,
     shown: String,
-    url: String,
 }
 
 impl HeldNode {
@@ -477,8 +499,7 @@ impl Lease for HeldNode {
     }
 
     fn will(&self) -> Will {
-        let handle = Handle { node: self.node.path.clone(), czxid: self.node.czxid };
-        Will { server: self.url.clone(), handle: serde_json::to_string(&handle).expect("plain data") }
+        self.will.clone()
     }
 
     fn server(&self) -> &str {

@@ -25,6 +25,17 @@ impl NodeId {
         Self(format!("{:032x}", u128::from_be_bytes(crate::secret::draw())))
     }
 
+    /// The id that `digits` are; `None`: they are none.
+    pub(super) fn parse(digits: &str) -> Option<Self> {
+        let is_id = digits.len() == 32 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+        is_id.then(|| Self(digits.to_owned()))
+    }
+
+    /// Whether a node of this name was made under this id.
+    pub(super) fn is_in(&self, name: &str) -> bool {
+        name.starts_with(&self.0)
+    }
+
     /// The name of our contender, without its number.
     pub(super) fn contender(&self) -> String {
         format!("{}{CONTENDER}", self.0)
@@ -167,6 +178,18 @@ mod tests {
             queue_max: None,
         };
         Names::of(chroot, &wanted)
+    }
+
+    #[test]
+    fn a_will_without_an_id_means_no_node() {
+        let id = NodeId::random();
+        assert_eq!(NodeId::parse(&id.to_string()), Some(id.clone()));
+        assert!(
+            id.is_in(&format!("{}0000000001", id.contender())) && !NodeId::random().is_in(&id.contender())
+        );
+        for wrong in ["", "7", &format!("{id}0"), &"/".repeat(32)] {
+            assert_eq!(NodeId::parse(wrong), None, "{wrong}");
+        }
     }
 
     #[test]

@@ -203,12 +203,16 @@ impl Session {
             .map(|stat| OwnNode { path: path.to_owned(), czxid: stat.czxid })
     }
 
-    /// Deletes the node of a dead session, if it is still that very node.
-    pub(super) async fn delete_exactly(&self, node: &OwnNode) -> Result<(), Failure> {
-        match self.client.check_stat(&node.path).await.map_err(failure)? {
-            Some(stat) if stat.czxid == node.czxid => self.delete(&node.path).await,
-            Some(_) | None => Ok(()),
+    /// Deletes every node below `parent` that was made under this id.
+    pub(super) async fn delete_all_of(&self, id: &NodeId, parent: &str) -> Result<(), Failure> {
+        let children = match self.client.list_children(parent).await {
+            Err(Error::NoNode) => return Ok(()),
+            children => children.map_err(failure)?,
+        };
+        for child in children.iter().filter(|child| id.is_in(child)) {
+            self.delete(&format!("{parent}/{child}")).await?;
         }
+        Ok(())
     }
 }
 

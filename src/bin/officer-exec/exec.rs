@@ -1,11 +1,12 @@
 //! The story of one command: acquire, run, watch, end the tree, release. The only place that sees a
 //! backend and a supervisor.
 
+use std::convert::Infallible;
 use std::ffi::OsString;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use officer::backend::{self, AcquireError, ConnectError, ConnectOptions, Grant, Guard};
+use officer::backend::{self, AcquireError, ConnectError, ConnectOptions, Grant, Guard, Will};
 use officer::boot_time::BootTime;
 use officer::boot_timer::BootTimer;
 use officer::lease::{Lease, TermsError, TooLate};
@@ -29,6 +30,9 @@ const LEAST_RELEASE_BOUND: Duration = Duration::from_millis(200);
 /// The same once a signal has asked us to end. Whoever signals our whole group, as shells and service
 /// managers do, ends the command by it too: that signal must not keep the lock from the next one.
 const HURRIED_RELEASE_BOUND: Duration = Duration::from_secs(2);
+
+/// A wait that has lasted so long may last.
+const WORTH_A_WILL: Duration = Duration::from_millis(10);
 
 /// Runs the plan's command under its lock and the guardian's eyes.
 pub fn run(plan: Plan, guardian: Guardian) -> ExitStatus {
@@ -83,7 +87,7 @@ async fn story(
         );
     }
     let asked = BootTime::now();
-    let acquired = acquire(plan, signals).await;
+    let acquired = acquire(plan, &mut guardian, signals).await;
     report.waited = seconds(BootTime::now().saturating_since(asked));
     let (mut guard, mut lease) = acquired?;
     let granted = BootTime::now();
@@ -114,16 +118,22 @@ async fn story(
 }
 
 /// Takes the lock, again if a grant came too late to be used.
-async fn acquire(plan: &Plan, signals: &mut Signals) -> Result<(Box<dyn Guard>, Lease), ExitStatus> {
+async fn acquire(
+    plan: &Plan,
+    guardian: &mut Guardian,
+    signals: &mut Signals,
+) -> Result<(Box<dyn Guard>, Lease), ExitStatus> {
     let options = ConnectOptions { who: who(plan), ..plan.connect.clone() };
     loop {
         let mut backend = tokio::select! {
             backend = backend::connect(&plan.server, &options) => backend.map_err(|error| not_connected(&error))?,
             signal = ending_signal(signals) => return Err(ExitStatus::Signal(signal)),
         };
+        let will = backend.will(&plan.wanted);
         let result = tokio::select! {
             result = backend.acquire(&plan.wanted) => result.map_err(|error| not_acquired(plan, &error)),
             signal = ending_signal(signals) => Err(ExitStatus::Signal(signal)),
+            never = bequeath_if_it_lasts(will, guardian) => match never {},
         };
         let guard = match result {
             Ok(guard) => guard,
@@ -145,6 +155,16 @@ async fn acquire(plan: &Plan, signals: &mut Signals) -> Result<(Box<dyn Guard>, 
             }
         }
     }
+}
+
+/// Lets the guardian give our place in the queue back if we are killed. Whoever is served at once
+/// doesn't pay for it.
+async fn bequeath_if_it_lasts(will: Option<Will>, guardian: &mut Guardian) -> Infallible {
+    tokio::time::sleep(WORTH_A_WILL).await;
+    if let Some(Err(error)) = will.map(|will| guardian.bequeath(&last_will(&will))) {
+        tracing::info!("killed while waiting, we would keep our place until its lease ends: {error}");
+    }
+    std::future::pending().await
 }
 
 enum NoLease {
@@ -199,10 +219,7 @@ fn not_acquired(plan: &Plan, error: &AcquireError) -> ExitStatus {
 
 /// What the guardian is to start, and what it must know if we die.
 fn launch(plan: &Plan, env: Vec<(OsString, Option<OsString>)>, guard: &dyn Guard, lease: &Lease) -> Launch {
-    let will = guard.will().map(|will| LastWill {
-        argv: vec!["officer-exec".into(), last_will::VERB.into()],
-        stdin: serde_json::to_vec(&will).expect("a will has only texts"),
-    });
+    let will = guard.will().map(|will| last_will(&will));
     Launch {
         argv: plan.argv.clone(),
         env,
@@ -211,6 +228,14 @@ fn launch(plan: &Plan, env: Vec<(OsString, Option<OsString>)>, guard: &dyn Guard
         kill_deadline: lease.kill_deadline(),
         will,
         keep_open: guard.connection(),
+    }
+}
+
+/// A will as the guardian carries it out.
+fn last_will(will: &Will) -> LastWill {
+    LastWill {
+        argv: vec!["officer-exec".into(), last_will::VERB.into()],
+        stdin: serde_json::to_vec(will).expect("a will has only texts"),
     }
 }
 
