@@ -10,8 +10,9 @@
 //! guardian is a process of its own, forked before any thread exists: plain blocking code over one
 //! `poll`, child subreaper and parent of the tree. It ends the tree when told to, when the kill
 //! deadline on the boot clock passes, and when the wrapper is gone; then it carries out the
-//! [`LastWill`]. Before there is a command it carries out what was bequeathed, if the wrapper dies. If the guardian is killed, the command dies with it (PR_SET_PDEATHSIG) and the
-//! wrapper, a subreaper too, ends the rest.
+//! [`LastWill`]. Before there is a command it carries out what was bequeathed, if the wrapper dies. If
+//! the guardian is killed, the command dies with it (PR_SET_PDEATHSIG) and the wrapper, a subreaper
+//! too, ends the rest.
 //!
 //! A tree counts as dead only when `wait` says that no child is left: for a subreaper that means
 //! that no descendant is, whatever it did to hide (daemons, process groups and sessions included).

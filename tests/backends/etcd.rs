@@ -1,5 +1,6 @@
 //! etcd: the suite, and what only etcd has.
 
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -81,6 +82,15 @@ async fn a_stranger_is_refused_and_a_user_let_in() {
     let wrapper = officer_exec(&wrong, &["-i", "stranger"], &["echo", "never"]);
     assert_eq!(wrapper.exit_code().await, 77);
     hold(&format!("etcd://root:right@127.0.0.1:{}", server.port()), "with-user").await.release().await;
+    // As etcdctl is told of the user.
+    let variables: [&[(&str, &Path)]; 2] = [
+        &[("ETCDCTL_USER", Path::new("root:right"))],
+        &[("ETCDCTL_USER", Path::new("root")), ("ETCDCTL_PASSWORD", Path::new("right"))],
+    ];
+    for variables in variables {
+        let wrapper = officer_exec_with(variables, &server.url(), &["-i", "with-variables"], &["true"]);
+        assert_eq!(wrapper.exit_code().await, 0);
+    }
 }
 
 #[tokio::test]

@@ -65,6 +65,7 @@ impl<P: Program> Server<P> {
         Self { program, process, folder }
     }
 
+    #[cfg(feature = "redis")]
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
     }

@@ -41,6 +41,10 @@ macro_rules! faults {
     ($($promise:ident: $fault:literal),* $(,)?) => {
         pub(crate) const PROMISES: &[crate::Promise] = &[$((stringify!($promise), $fault, $promise)),*];
     };
+    ($engine:ty; $($promise:ident: $fault:literal),* $(,)?) => {
+        pub(crate) const PROMISES: &[crate::Promise] =
+            &[$((stringify!($promise), $fault, $promise::<$engine>)),*];
+    };
 }
 pub(crate) use faults;
 

@@ -54,11 +54,6 @@ impl Hosts {
         })
     }
 
-    /// Puts a process on the server's host.
-    pub(crate) fn on_server(&self) -> Prepare {
-        self.server.enter()
-    }
-
     /// Puts this thread on the server's host, and all that it starts from here on.
     pub(crate) fn stay_on_server(&self) {
         self.server.enter()().expect("it may be entered");

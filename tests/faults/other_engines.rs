@@ -7,9 +7,12 @@ use officer::backend::{AcquireError, WaitEnd, Wanted};
 use officer::boot_time::BootTime;
 
 use crate::engines::client::{at_once, client};
-use crate::engines::{self, Engine, Networked};
-use crate::netns::SERVER_ADDRESS;
-use crate::network::{self, Apart, CUT, CUT_FROM, CUT_TOWARDS, Fault, two_hosts};
+use crate::engines::{self, Engine};
+#[cfg(any(feature = "zookeeper", feature = "etcd", feature = "redis"))]
+use crate::network::{
+    a_cut_from_the_wrapper_loses_the_lock, a_cut_network_loses_the_lock,
+    a_cut_towards_the_wrapper_loses_the_lock, a_short_cut_costs_nothing,
+};
 use crate::scene::{Ending, Holder, LONG, Scene, Site, TTL, expect_code, lasting};
 use crate::support::wait_until;
 use crate::table::Proof;
@@ -40,6 +43,7 @@ macro_rules! everywhere {
 }
 
 /// Over one whose server is elsewhere, and isn't started by its clients.
+#[cfg(any(feature = "zookeeper", feature = "etcd", feature = "redis"))]
 macro_rules! over_a_network {
     ($name:literal, $engine:ty) => {
         faults_of!($name, $engine,
@@ -190,6 +194,7 @@ fn a_server_killed_and_back_costs_nothing<E: Engine>() -> Proof {
     })
 }
 
+#[cfg(any(feature = "zookeeper", feature = "etcd", feature = "redis"))]
 fn a_server_killed_for_long_loses_the_lock<E: Engine>() -> Proof {
     let kill = |scene: &mut Scene<E>, _: &mut Holder| {
         scene.server.stop();
@@ -197,37 +202,4 @@ fn a_server_killed_for_long_loses_the_lock<E: Engine>() -> Proof {
         scene.server.start_again();
     };
     under(Some(79), kill, |ending| ending)
-}
-
-/// The server, the next one and we are on one host, the holder on another.
-fn between_hosts<E: Networked>(
-    prove: fn(Result<Apart<E>, Proof>, &Fault) -> Proof,
-    fault: &'static Fault,
-) -> Proof {
-    let on_its_host = std::thread::spawn(move || {
-        let apart = two_hosts().map(|hosts| {
-            hosts.stay_on_server();
-            let scene = Scene::at(E::start_on(SERVER_ADDRESS), TTL);
-            let url = scene.url();
-            Apart::new(scene, hosts, &url)
-        });
-        prove(apart, fault)
-    });
-    on_its_host.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-}
-
-fn a_cut_network_loses_the_lock<E: Networked>() -> Proof {
-    between_hosts::<E>(network::loses_the_lock, &CUT)
-}
-
-fn a_cut_towards_the_wrapper_loses_the_lock<E: Networked>() -> Proof {
-    between_hosts::<E>(network::loses_the_lock, &CUT_TOWARDS)
-}
-
-fn a_cut_from_the_wrapper_loses_the_lock<E: Networked>() -> Proof {
-    between_hosts::<E>(network::loses_the_lock, &CUT_FROM)
-}
-
-fn a_short_cut_costs_nothing<E: Networked>() -> Proof {
-    between_hosts::<E>(network::costs_nothing, &CUT)
 }

@@ -1,10 +1,9 @@
 //! The lock server under test: it can be killed, stopped, replaced, and put into a world of its own
-//! (a network, a disk, few descriptors).
+//! (a disk, few descriptors).
 
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
-use std::net::Ipv4Addr;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -23,8 +22,6 @@ pub(crate) struct Server {
     folder: PathBuf,
     program: PathBuf,
     prepare: Option<Prepare>,
-    /// Also a TCP port, in its network.
-    tcp: Option<(Ipv4Addr, u16)>,
     environment: Vec<(&'static str, OsString)>,
     child: Option<Child>,
 }
@@ -33,16 +30,12 @@ impl Server {
     /// A server with everything in `folder`; not started yet.
     pub(crate) fn new(folder: &Path) -> Self {
         let folder = folder.to_owned();
-        Self { folder, program: PROGRAM.into(), prepare: None, tcp: None, environment: vec![], child: None }
+        Self { folder, program: PROGRAM.into(), prepare: None, environment: vec![], child: None }
     }
 
     /// Changes the world of the next server that is started.
     pub(crate) fn prepare(&mut self, prepare: Option<Prepare>) {
         self.prepare = prepare;
-    }
-
-    pub(crate) fn listen_on(&mut self, address: Ipv4Addr, port: u16) {
-        self.tcp = Some((address, port));
     }
 
     pub(crate) fn set_environment(&mut self, environment: Vec<(&'static str, OsString)>) {
@@ -59,12 +52,7 @@ impl Server {
         let mut command = clean(Command::new(&self.program));
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.arg("serve").arg("-f").arg(self.socket()).arg("--data-dir").arg(self.data_dir());
-        match self.tcp {
-            Some((address, port)) => command
-                .args(["-o", "TCP,UNIX", "--host", &address.to_string()])
-                .args(["--port", &port.to_string()]),
-            None => command.args(["-o", "UNIX"]),
-        };
+        command.args(["-o", "UNIX"]);
         if let Some(prepare) = self.prepare.clone() {
             // SAFETY: what is prepared are system calls on values made before the fork.
             unsafe { command.pre_exec(move || prepare()) };

@@ -1,7 +1,6 @@
 //! The story of one command: acquire, run, watch, end the tree, release. The only place that sees a
 //! backend and a supervisor.
 
-use std::convert::Infallible;
 use std::ffi::OsString;
 use std::time::Duration;
 
@@ -30,9 +29,6 @@ const LEAST_RELEASE_BOUND: Duration = Duration::from_millis(200);
 /// The same once a signal has asked us to end. Whoever signals our whole group, as shells and service
 /// managers do, ends the command by it too: that signal must not keep the lock from the next one.
 const HURRIED_RELEASE_BOUND: Duration = Duration::from_secs(2);
-
-/// A wait that has lasted so long may last.
-const WORTH_A_WILL: Duration = Duration::from_millis(10);
 
 /// Runs the plan's command under its lock and the guardian's eyes.
 pub fn run(plan: Plan, guardian: Guardian) -> ExitStatus {
@@ -129,11 +125,14 @@ async fn acquire(
             backend = backend::connect(&plan.server, &options) => backend.map_err(|error| not_connected(&error))?,
             signal = ending_signal(signals) => return Err(ExitStatus::Signal(signal)),
         };
-        let will = backend.will(&plan.wanted);
+        // Before we ask: from then on we may have a place.
+        if let Some(Err(error)) = backend.will(&plan.wanted).map(|will| guardian.bequeath(&last_will(&will)))
+        {
+            tracing::info!("killed while waiting, we would keep our place until its lease ends: {error}");
+        }
         let result = tokio::select! {
             result = backend.acquire(&plan.wanted) => result.map_err(|error| not_acquired(plan, &error)),
             signal = ending_signal(signals) => Err(ExitStatus::Signal(signal)),
-            never = bequeath_if_it_lasts(will, guardian) => match never {},
         };
         let guard = match result {
             Ok(guard) => guard,
@@ -155,16 +154,6 @@ async fn acquire(
             }
         }
     }
-}
-
-/// Lets the guardian give our place in the queue back if we are killed. Whoever is served at once
-/// doesn't pay for it.
-async fn bequeath_if_it_lasts(will: Option<Will>, guardian: &mut Guardian) -> Infallible {
-    tokio::time::sleep(WORTH_A_WILL).await;
-    if let Some(Err(error)) = will.map(|will| guardian.bequeath(&last_will(&will))) {
-        tracing::info!("killed while waiting, we would keep our place until its lease ends: {error}");
-    }
-    std::future::pending().await
 }
 
 enum NoLease {
