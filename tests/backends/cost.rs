@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::engines::client::{at_once, client};
 use crate::engines::{self, Engine};
+use crate::suite::run;
 
 /// Of which the median is told.
 const LOCKS: usize = 200;
@@ -24,14 +25,15 @@ async fn cost<E: Engine>() {
     println!("{}: median {:?}, slowest of {LOCKS} {:?}", E::NAME, times[LOCKS / 2], times[LOCKS - 1]);
 }
 
-#[tokio::test]
+#[test]
 #[ignore = "prints figures, promises nothing"]
-async fn cost_of_one_lock_on_each_engine() {
-    cost::<engines::Officer>().await;
-    #[cfg(feature = "etcd")]
-    cost::<engines::Etcd>().await;
-    #[cfg(feature = "redis")]
-    cost::<engines::Redis>().await;
+fn cost_of_one_lock_on_each_engine() {
+    run::<engines::Officer, _>(cost::<engines::Officer>);
+    run::<engines::Local, _>(cost::<engines::Local>);
     #[cfg(feature = "zookeeper")]
-    cost::<engines::ZooKeeper>().await;
+    run::<engines::ZooKeeper, _>(cost::<engines::ZooKeeper>);
+    #[cfg(feature = "etcd")]
+    run::<engines::Etcd, _>(cost::<engines::Etcd>);
+    #[cfg(feature = "redis")]
+    run::<engines::Redis, _>(cost::<engines::Redis>);
 }
