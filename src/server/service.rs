@@ -61,6 +61,8 @@ pub(super) struct Service {
     untold: VecDeque<TimedOut>,
     /// Broken or done: the loop closes their sockets.
     ended: Vec<Key>,
+    /// Somebody who waited was granted a lock since the loop last asked.
+    handed_over: bool,
 }
 
 enum StoreState {
@@ -121,6 +123,7 @@ impl Service {
             next_sweep: now,
             untold: VecDeque::new(),
             ended: Vec::new(),
+            handed_over: false,
         };
         service.get_ready(now);
         Ok(service)
@@ -412,6 +415,11 @@ impl Service {
         result
     }
 
+    /// Whether somebody who waited was granted a lock since this was last asked.
+    pub(super) fn take_handed_over(&mut self) -> bool {
+        std::mem::take(&mut self.handed_over)
+    }
+
     /// An empty list for effects, to be given back by [`Service::deliver`].
     pub(super) fn take_effects(&mut self) -> Vec<Effect> {
         std::mem::take(&mut self.effects)
@@ -426,6 +434,7 @@ impl Service {
         for effect in effects.drain(..) {
             match effect {
                 Effect::Granted { party, name, grant, extended } => {
+                    self.handed_over = true;
                     self.tell_granted(party, &name, grant, extended);
                 }
                 Effect::TimedOut { party, name, extended } => {

@@ -53,7 +53,8 @@ impl Guardian {
     /// Forks the guardian. Must be called before this process has a second thread, and on the thread
     /// that will live as long as the process; the sooner the cheaper, for both have to copy what this
     /// process has written to by then. Idle until [`Guardian::start`]; it exits if the wrapper dies
-    /// or drops it before, and carries out what was [bequeathed](Guardian::bequeath) if it died. From here on SIGCHLD has its default action.
+    /// or drops it before; what was [bequeathed](Guardian::bequeath) it carries out if the wrapper died.
+    /// From here on SIGCHLD has its default action.
     pub fn fork() -> Result<Self, SupervisorError> {
         let threads = fs::read_dir("/proc/self/task").map_err(SupervisorError::NoProc)?.count();
         if threads != 1 {
@@ -84,7 +85,7 @@ impl Guardian {
 
     /// Leaves a will for the time before the command, in place of an earlier one: carried out if this
     /// process dies. The command's own ([`Launch::will`]) takes its place.
-    pub fn bequeath(&mut self, will: &LastWill) -> io::Result<()> {
+    pub fn bequeath(&mut self, will: LastWill) -> io::Result<()> {
         match &self.stage {
             Stage::Idle(line) => line.bequeath(will.seal()?.as_fd()),
             Stage::Guarded(_) | Stage::Orphaned(_) | Stage::Over(_) | Stage::Gone => Ok(()),
@@ -96,6 +97,9 @@ impl Guardian {
     /// with the tree if the guardian dies, unless they are [spared](Guardian::spare).
     pub async fn start(&mut self, launch: Launch) -> Result<Pid, StartError> {
         let program = launch.argv.first().cloned().unwrap_or_default();
+        if matches!(self.stage, Stage::Gone) {
+            return Err(StartError::GuardianGone);
+        }
         self.send_launch(launch).map_err(StartError::Refused)?;
         match self.hear().await {
             Heard::Report(Report::Started { pid }) => {
@@ -160,12 +164,19 @@ impl Guardian {
         self.spared.push(child);
     }
 
-    /// The next event. Cancel safe. Waits for ever before [`Guardian::start`] and after
-    /// [`Event::TreeDead`].
+    /// The next event. Cancel safe. Before [`Guardian::start`] only the guardian's own death is one;
+    /// after [`Event::TreeDead`] there is none.
     pub async fn event(&mut self) -> Event {
         loop {
             match &mut self.stage {
-                Stage::Idle(_) | Stage::Over(_) | Stage::Gone => std::future::pending().await,
+                Stage::Over(_) | Stage::Gone => std::future::pending().await,
+                Stage::Idle(line) => {
+                    // What can't be listened to is as good as gone.
+                    if line.watch().is_err() || matches!(line.hear().await, Heard::Gone) {
+                        self.stage = Stage::Gone;
+                        return Event::GuardianDied;
+                    }
+                }
                 Stage::Guarded(line) => match line.hear().await {
                     Heard::Report(report) => {
                         if let Some(event) = self.event_of(report) {

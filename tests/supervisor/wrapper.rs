@@ -55,7 +55,7 @@ async fn supervise(mut guardian: Guardian, plan: Plan) -> i32 {
     let mut signals = Signals::listen().expect("signals can be heard");
     let mut control = Control::connect(&plan).await;
     if let Some(will) = will(&plan) {
-        guardian.bequeath(&will).expect("there is room for a will");
+        guardian.bequeath(will).expect("there is room for a will");
     }
     control
         .tell(json!({"event": "ready", "pid": std::process::id(), "guardian": guardian.pid().as_raw()}))
