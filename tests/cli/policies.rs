@@ -19,6 +19,17 @@ fn min_hold_keeps_the_lock_after_a_short_command() {
 }
 
 #[test]
+fn a_term_ends_min_hold_also_if_the_command_still_runs() {
+    let server = Server::start();
+    let mut running =
+        Running::start(&mut server.exec(&["-i", "a", "--min-hold", "1h"], &sh("echo ran; sleep 1000")));
+    running.expect_line("ran");
+    running.signal(Signal::SIGTERM);
+    assert_eq!(running.finish().code, Some(128 + Signal::SIGTERM as i32));
+    assert_eq!(server.queue_len("a"), 0);
+}
+
+#[test]
 fn max_hold_stops_with_grace() {
     let server = Server::start();
     let script = "trap 'echo stopping; exit 0' TERM; echo started; while :; do sleep 0.01; done";

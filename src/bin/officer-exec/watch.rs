@@ -285,6 +285,8 @@ impl<'a> Watch<'a> {
         match self.tree {
             Tree::Dead(_) => self.min_hold_until = None,
             Tree::Running | Tree::Ended(_) if signal == Signal::SIGTERM => {
+                // Whoever asks us to end doesn't know whether the command has ended by itself.
+                self.min_hold_until = None;
                 if self.stopped.is_some() || std::mem::replace(&mut self.termed, true) {
                     self.guardian.kill();
                 } else {
