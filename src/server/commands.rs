@@ -197,10 +197,14 @@ impl Service {
     }
 
     fn note_left(&mut self, key: Key, name: &str) {
-        if let Some(session) = self.session(key) {
-            self.store.left(self.sessions.get(session).number, Arc::from(name));
-            self.revocations.given_back(session, name);
-        }
+        let party = match self.session(key) {
+            Some(session) => {
+                self.store.left(self.sessions.get(session).number, Arc::from(name));
+                Party::Session(session.0)
+            }
+            None => Party::Connection(key as u32),
+        };
+        self.revocations.given_back(party, name);
     }
 
     fn unlock(&mut self, key: Key, name: &str, now: BootTime) {
@@ -224,7 +228,10 @@ impl Service {
         if let Some(owner) = self.owner(key) {
             let names: Vec<_> = match self.session(key) {
                 Some(_) => self.table.claims_of(owner).map(|claim| Arc::clone(claim.name())).collect(),
-                None => Vec::new(),
+                None => {
+                    self.revocations.all_given_back(Party::Connection(key as u32));
+                    Vec::new()
+                }
             };
             for name in names {
                 self.note_left(key, &name);
@@ -237,7 +244,7 @@ impl Service {
 
     fn open_session(&mut self, key: Key, ttl: Duration, who: Who, now: BootTime) -> Result<(), Refusal> {
         self.check_fresh(key)?;
-        let ttl = Duration::from_millis(ttl.as_millis() as u64);
+        let ttl = whole_millis(ttl);
         if ttl < MIN_TTL || ttl > self.max_ttl {
             let (least, most) = (MIN_TTL.as_secs_f64(), self.max_ttl.as_secs_f64());
             return Err(Refusal::new(ErrorCode::BadField, format!("ttl must be {least} to {most} seconds")));
@@ -261,19 +268,21 @@ impl Service {
 
     fn resume_session(&mut self, key: Key, id: SessionId, now: BootTime) -> Result<(), Refusal> {
         self.check_fresh(key)?;
-        // Resuming renews, and what was taken from a session ends with its time.
-        let session = self.sessions.find(id).filter(|&session| !self.revocations.concern(session));
-        let Some(session) = session else {
+        let Some(session) = self.sessions.find(id) else {
             self.answer(key, Needs::Nothing, &Answer::SessionUnknown);
             return Ok(());
         };
-        self.sessions.renew(session, now);
+        // Resuming renews; but what was taken from a session ends with its time at the latest.
+        if !self.revocations.concern(Party::Session(session.0)) {
+            self.sessions.renew(session, now);
+        }
         self.attach(key, session);
         let owner = Some(self.sessions.get(session).owner);
-        let ttl = self.sessions.get(session).ttl;
+        let ttl = whole_millis(self.sessions.get(session).ends_at().saturating_since(now));
         let holds = listing::holds(self, owner);
         let waits = listing::names(self, owner, |state| matches!(state, ClaimState::Waiting { .. }));
         self.answer(key, Needs::Commit, &Answer::Resumed { ttl, holds: &holds, waits: &waits });
+        self.tell_revoked(key, session);
         self.resume_if_ready(session, now);
         Ok(())
     }
@@ -310,7 +319,7 @@ impl Service {
 
     fn renew(&mut self, key: Key, seq: u64, now: BootTime) -> Result<(), Refusal> {
         let Some(session) = self.session(key) else { return Err(no_session()) };
-        if self.revocations.concern(session) {
+        if self.revocations.concern(Party::Session(session.0)) {
             return Err(operators::revoked());
         }
         self.sessions.renew(session, now);
@@ -341,6 +350,11 @@ impl Service {
 
 fn no_session() -> Refusal {
     Refusal::new(ErrorCode::NoSession, "this connection has no session; open or resume one first")
+}
+
+/// As times are told and stored; never longer than it was.
+fn whole_millis(time: Duration) -> Duration {
+    Duration::from_millis(time.as_millis() as u64)
 }
 
 fn new_session_id() -> SessionId {

@@ -172,6 +172,7 @@ impl Play {
         self.finish_turn();
         assert!(self.service.is_empty(), "a connection or session stayed");
         assert_eq!(self.service.table.lock_count(), 0, "a lock stayed");
+        assert!(self.service.revocations.is_empty(), "a revocation stayed");
         assert_eq!(self.service.table.next_deadline(), None, "a deadline stayed");
     }
 }

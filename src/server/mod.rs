@@ -27,6 +27,7 @@ mod listing;
 mod operators;
 mod readiness;
 mod restore;
+mod revocations;
 mod service;
 #[cfg(test)]
 mod service_test;

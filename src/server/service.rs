@@ -19,9 +19,9 @@ use super::Config;
 use super::bounds::{Bounds, LINES_A_TURN, MAX_UNSENT_BYTES, PAUSE_READING_BYTES};
 use super::connection::{Connections, Key, Needs, Peer, Role, Stage};
 use super::listing::Lists;
-use super::operators::Revocations;
 use super::readiness::Readiness;
 use super::restore;
+use super::revocations::Revocations;
 use super::store::{ClaimRow, Store, StoreError};
 
 /// How often a store that can't be written is tried again.
@@ -50,7 +50,7 @@ pub(super) struct Service {
     pub(super) started_at: BootTime,
     /// Grants before this one are in the statistics already.
     pub(super) counted_until: Token,
-    max_idle: Duration,
+    pub(super) max_idle: Duration,
     /// Connections with lines that are left for the next turn.
     backlog: Vec<Key>,
     /// Reused, so that an effect costs no allocation.
@@ -101,7 +101,9 @@ impl Service {
             Some(_) => saved.held_tokens().collect(),
             None => HashSet::new(),
         };
-        restore::put_back(saved, &mut table, &mut sessions, now).map_err(|cause| store.damaged(cause))?;
+        let mut revocations = Revocations::default();
+        restore::put_back(saved, &mut table, &mut sessions, &mut revocations, now)
+            .map_err(|cause| store.damaged(cause))?;
         let mut service = Self {
             table,
             sessions,
@@ -111,7 +113,7 @@ impl Service {
             holds_in_doubt,
             bounds: config.bounds.clone(),
             max_ttl: config.max_ttl,
-            revocations: Revocations::default(),
+            revocations,
             started_at: now,
             counted_until: first_token,
             max_idle: config.max_idle,
@@ -198,6 +200,7 @@ impl Service {
         self.deliver(effects);
         self.tell_timed_out(now);
         self.expire_sessions(heard_until, now);
+        self.take_overdue(heard_until, now);
         self.get_ready(now);
         if now >= self.next_sweep {
             self.sweep(now);
@@ -210,10 +213,16 @@ impl Service {
             StoreState::Working => None,
             StoreState::Failing { retry_at } => Some(retry_at),
         };
-        [self.table.next_deadline(), self.sessions.next_end(), self.readiness.ready_at(), retry]
-            .into_iter()
-            .flatten()
-            .fold(self.next_sweep, BootTime::min)
+        [
+            self.table.next_deadline(),
+            self.sessions.next_end(),
+            self.revocations.next_deadline(),
+            self.readiness.ready_at(),
+            retry,
+        ]
+        .into_iter()
+        .flatten()
+        .fold(self.next_sweep, BootTime::min)
     }
 
     /// Writes this turn's changes to the store. While that fails, answers that depend on it are held
@@ -395,6 +404,7 @@ impl Service {
             Role::Plain(None) => {}
             Role::Plain(Some(owner)) => {
                 self.forget_untold(Party::Connection(key as u32));
+                self.revocations.all_given_back(Party::Connection(key as u32));
                 self.with_effects(|table, effects| table.remove_owner(owner, now, effects));
             }
             Role::Session(session) => {
@@ -543,7 +553,7 @@ impl Service {
         self.forget_untold(Party::Session(key.0));
         let session = self.sessions.remove(key);
         self.store.session_closed(session.number);
-        self.revocations.all_given_back(key);
+        self.revocations.all_given_back(Party::Session(key.0));
         self.with_effects(|table, effects| table.remove_owner(session.owner, now, effects));
         let connection = session.connection.map(|key| key as Key)?;
         self.connections.get_mut(connection)?.role = Role::Plain(None);
@@ -571,6 +581,10 @@ impl Service {
                 (Stage::Lingering, _) => true,
                 // A session's bound is its ttl.
                 (Stage::Open, Role::Session(_)) => false,
+                // It is silent while its command ends, and has a deadline for that.
+                (Stage::Open, Role::Plain(_)) if self.revocations.concern(Party::Connection(key as u32)) => {
+                    false
+                }
                 (Stage::Open | Stage::InputEnded | Stage::Closing { .. }, _) => silent >= self.max_idle,
             };
             if is_over {

@@ -24,7 +24,7 @@ use super::StoreConfig;
 const TOKEN_BLOCK: u64 = 1 << 20;
 /// "OfEx": marks the file as ours.
 const APPLICATION_ID: i32 = 0x4f66_4578;
-const SCHEMA_VERSION: i32 = 1;
+const SCHEMA_VERSION: i32 = 2;
 const FILE_NAME: &str = "officer.db";
 const LOCK_FILE_NAME: &str = "officer.lock";
 
@@ -36,9 +36,15 @@ const SCHEMA: &str = "
     CREATE TABLE claims (
         session INTEGER NOT NULL, name TEXT NOT NULL, lock_limit INTEGER NOT NULL,
         extended INTEGER NOT NULL, since_unix_ms INTEGER NOT NULL,
-        token INTEGER, slot INTEGER, ticket INTEGER,
+        token INTEGER, slot INTEGER, ticket INTEGER, revoked TEXT,
         PRIMARY KEY (session, name)
     ) STRICT, WITHOUT ROWID;";
+
+/// From each schema version to the next one, version 1 first.
+const MIGRATIONS: [&str; SCHEMA_VERSION as usize - 1] = [
+    // Why an operator has taken a lock whose holder hasn't given it back; NULL: none has.
+    "ALTER TABLE claims ADD COLUMN revoked TEXT",
+];
 
 /// Why the store can't be opened or written.
 #[derive(Debug, thiserror::Error)]
@@ -99,6 +105,8 @@ pub(super) struct SavedClaim {
     pub(super) session: u64,
     pub(super) name: String,
     pub(super) row: ClaimRow,
+    /// Why an operator has taken it.
+    pub(super) revoked: Option<String>,
 }
 
 /// A session's place at a lock, as it is stored.
@@ -133,6 +141,8 @@ struct Pending {
     opened: Vec<SavedSession>,
     /// The last state of each place that changed; `None`: gone.
     claims: HashMap<(u64, Arc<str>), PendingClaim>,
+    /// Holds that operators have taken, with the reasons.
+    revoked: HashMap<(u64, Arc<str>), Arc<str>>,
     closed: Vec<u64>,
     boot_id: Option<String>,
 }
@@ -193,6 +203,9 @@ impl Store {
     /// A session holds a lock no more and doesn't wait for it.
     pub(super) fn left(&mut self, session: u64, name: Arc<str>) {
         let Self::Disk(disk) = self else { return };
+        if !disk.pending.revoked.is_empty() {
+            disk.pending.revoked.remove(&(session, Arc::clone(&name)));
+        }
         let claim = disk
             .pending
             .claims
@@ -200,6 +213,13 @@ impl Store {
             .and_modify(|claim| claim.row = None)
             .or_insert(PendingClaim { stored: true, row: None });
         claim.row = None;
+    }
+
+    /// An operator has taken a lock that a session holds; forgotten when the session has left it.
+    pub(super) fn revoked(&mut self, session: u64, name: Arc<str>, reason: Arc<str>) {
+        if let Self::Disk(disk) = self {
+            disk.pending.revoked.insert((session, name), reason);
+        }
     }
 
     /// Sessions are granted locks in this boot of the host.
@@ -279,25 +299,41 @@ impl DiskStore {
             return Ok(());
         }
         let Self { db, path, pending, .. } = self;
-        write_pending(db, pending).map_err(|source| broken(path, source))
+        let written = if pending.revoked.is_empty() {
+            write_pending(db, pending)
+        } else {
+            // An operator's word must survive a crash of the host.
+            synced(db, |db| write_pending(db, pending))
+        };
+        written.map_err(|source| broken(path, source))
     }
 
     fn write_token_mark(&mut self, mark: u64) -> Result<(), StoreError> {
-        let write = || {
-            self.db.pragma_update(None, "synchronous", "FULL")?;
-            let written = write_meta(&self.db, "next_token", mark as i64);
-            self.db.pragma_update(None, "synchronous", "NORMAL")?;
-            written
-        };
-        write().map_err(|source| broken(&self.path, source))?;
+        let written = synced(&mut self.db, |db| write_meta(db, "next_token", mark as i64));
+        written.map_err(|source| broken(&self.path, source))?;
         self.token_mark = mark;
         Ok(())
     }
 }
 
+/// Writes what must survive a crash of the host.
+fn synced(
+    db: &mut Connection,
+    write: impl FnOnce(&mut Connection) -> rusqlite::Result<()>,
+) -> rusqlite::Result<()> {
+    db.pragma_update(None, "synchronous", "FULL")?;
+    let written = write(db);
+    db.pragma_update(None, "synchronous", "NORMAL")?;
+    written
+}
+
 impl Pending {
     fn is_empty(&self) -> bool {
-        self.opened.is_empty() && self.claims.is_empty() && self.closed.is_empty() && self.boot_id.is_none()
+        self.opened.is_empty()
+            && self.claims.is_empty()
+            && self.revoked.is_empty()
+            && self.closed.is_empty()
+            && self.boot_id.is_none()
     }
 
     /// What came and went without ever being written needn't be: however long the store fails, no more
@@ -308,12 +344,14 @@ impl Pending {
         self.opened.retain(|session| !closed.contains(&session.number));
         self.claims
             .retain(|(session, _), claim| !closed.contains(session) && (claim.stored || claim.row.is_some()));
+        self.revoked.retain(|(session, _), _| !closed.contains(session));
         self.closed.retain(|number| !unwritten.contains(number));
     }
 
     fn clear(&mut self) {
         self.opened.clear();
         self.claims.clear();
+        self.revoked.clear();
         self.closed.clear();
         self.boot_id = None;
     }
@@ -382,6 +420,7 @@ fn check_ours(db: &Connection, path: &Path) -> Result<(), StoreError> {
     match (application, version) {
         (0, 0) if tables == 0 => create(db).map_err(failed)?,
         (APPLICATION_ID, SCHEMA_VERSION) => {}
+        (APPLICATION_ID, older @ 1..SCHEMA_VERSION) => migrate(db, older).map_err(failed)?,
         (APPLICATION_ID, found) => return Err(StoreError::Newer { path: path.to_owned(), found }),
         _ => return Err(StoreError::Foreign { path: path.to_owned() }),
     }
@@ -401,6 +440,16 @@ fn create(db: &Connection) -> rusqlite::Result<()> {
     let transaction = db.unchecked_transaction()?;
     db.execute_batch(SCHEMA)?;
     db.pragma_update(None, "application_id", APPLICATION_ID)?;
+    db.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+    transaction.commit()
+}
+
+/// Brings an older schema up to date, all or nothing.
+fn migrate(db: &Connection, from: i32) -> rusqlite::Result<()> {
+    let transaction = db.unchecked_transaction()?;
+    for step in &MIGRATIONS[from as usize - 1..] {
+        db.execute_batch(step)?;
+    }
     db.pragma_update(None, "user_version", SCHEMA_VERSION)?;
     transaction.commit()
 }
@@ -441,7 +490,7 @@ fn load(db: &Connection) -> rusqlite::Result<Saved> {
         .collect::<Result<_, _>>()?;
     let claims = db
         .prepare(
-            "SELECT session, name, lock_limit, extended, since_unix_ms, token, slot, ticket
+            "SELECT session, name, lock_limit, extended, since_unix_ms, token, slot, ticket, revoked
              FROM claims ORDER BY ticket IS NOT NULL, ticket, token",
         )?
         .query_map([], read_claim)?
@@ -479,7 +528,7 @@ fn read_claim(row: &rusqlite::Row<'_>) -> rusqlite::Result<SavedClaim> {
         since_unix_ms: row.get(4)?,
         state,
     };
-    Ok(SavedClaim { session: row.get(0)?, name: row.get(1)?, row: row_values })
+    Ok(SavedClaim { session: row.get(0)?, name: row.get(1)?, row: row_values, revoked: row.get(8)? })
 }
 
 fn write_pending(db: &mut Connection, pending: &Pending) -> rusqlite::Result<()> {
@@ -494,6 +543,10 @@ fn write_pending(db: &mut Connection, pending: &Pending) -> rusqlite::Result<()>
             // Taken and left between two commits: the store never heard of it.
             PendingClaim { stored: false, row: None } => {}
         }
+    }
+    for ((session, name), reason) in &pending.revoked {
+        let statement = "UPDATE claims SET revoked = ? WHERE session = ? AND name = ?";
+        transaction.prepare_cached(statement)?.execute(params![reason, session, name])?;
     }
     for &number in &pending.closed {
         transaction.prepare_cached("DELETE FROM claims WHERE session = ?")?.execute([number])?;
@@ -525,7 +578,7 @@ fn upsert_claim(
     };
     let limit = row.limit.get();
     transaction
-        .prepare_cached("INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?, ?, ?, ?, ?)")?
+        .prepare_cached("INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL)")?
         .execute(params![session, name, limit, row.extended, row.since_unix_ms, token, slot, ticket])
         .map(drop)
 }
@@ -561,6 +614,9 @@ impl Store {
     /// How many changes wait to be written.
     pub(super) fn pending_len(&self) -> usize {
         let Self::Disk(disk) = self else { panic!("only a disk can be full") };
-        disk.pending.opened.len() + disk.pending.claims.len() + disk.pending.closed.len()
+        disk.pending.opened.len()
+            + disk.pending.claims.len()
+            + disk.pending.revoked.len()
+            + disk.pending.closed.len()
     }
 }

@@ -294,6 +294,12 @@ impl Client {
                 self.hold(&granted, now, env);
             }
             Heard::Reply(Reply::TimedOut(_)) => self.close(Outcome::Busy, now, env),
+            // Granted, but that was lost, and then taken: given back unused.
+            Heard::Reply(Reply::Revoked { .. }) => {
+                self.send_close(env);
+                self.session().hang_up(env);
+                self.reach(now, env);
+            }
             Heard::Reply(other) => panic!("a waiter was told {other:?}"),
             Heard::Renewed { .. } => {}
             Heard::Suspended => self.suspended_since = Some(now),
@@ -356,6 +362,7 @@ impl Client {
                 }
             }
             Heard::Over => lease.told_lost(),
+            Heard::Reply(Reply::Revoked { .. }) => lease.told_revoked(),
             // A reply that nobody waits for any more: a request was asked twice.
             Heard::Suspended | Heard::Reply(_) => {}
         }

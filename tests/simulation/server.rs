@@ -66,6 +66,12 @@ pub(crate) struct Server {
     turn_generation: u64,
     outbox: Vec<(ConnId, Downlink)>,
     grants: Vec<GrantSeen>,
+    /// Locks that an operator wants to be free.
+    to_revoke: Vec<usize>,
+    /// What was taken from sessions that haven't given it back.
+    revoked: BTreeMap<SessionKey, (usize, Token)>,
+    /// What the operator is to be told, and the ttls of the sessions.
+    told_operator: Vec<(Token, Duration)>,
     ids_made: u64,
     /// For one of the mutations: which lock a session asked for last.
     asked_once: BTreeMap<u64, usize>,
@@ -93,6 +99,9 @@ impl Server {
             turn_generation: 0,
             outbox: Vec::new(),
             grants: Vec::new(),
+            to_revoke: Vec::new(),
+            revoked: BTreeMap::new(),
+            told_operator: Vec::new(),
             ids_made: 0,
             asked_once: BTreeMap::new(),
         }
@@ -126,6 +135,49 @@ impl Server {
         }
     }
 
+    /// An operator's request arrives.
+    pub(crate) fn asked_to_revoke(&mut self, lock: usize, env: &mut Env) {
+        if self.life == Life::Up {
+            self.to_revoke.push(lock);
+            self.turn_by(env.now(), env);
+        }
+    }
+
+    fn revoke(&mut self, lock: usize, now: BootTime, env: &mut Env) {
+        let name = crate::plan::lock_name(lock);
+        let Some(view) = self.table.lock_view(name) else { return };
+        let holders: Vec<_> = view.holders().map(|claim| (claim.party(), claim.state())).collect();
+        if holders.is_empty() {
+            return;
+        }
+        let (party, state) = holders[env.rng.below(holders.len() as u64) as usize];
+        let ClaimState::Holding { token, .. } = state else { return };
+        let key = key_of(party);
+        let session = self.sessions.get(key);
+        let (number, id, ttl, conn) = (session.number, session.id, session.ttl, session.connection);
+        env.note(|| format!("server: an operator takes lock {lock} with token {token} from {id:?}"));
+        env.checkers.revoked(token);
+        if env.mutation == Some(Mutation::RevokedPassesOnAtOnce) {
+            env.checkers.released(id, lock);
+            self.store.add(Change::Left { number, lock });
+            let mut effects = Vec::new();
+            self.table.revoke(name, token, now, &mut effects);
+            self.deliver(effects, env);
+        } else {
+            self.revoked.insert(key, (lock, token));
+            self.store.add(Change::Revoked { number, lock });
+        }
+        self.told_operator.push((token, ttl));
+        if let Some(conn) = conn {
+            self.tell_revoked(conn, lock, token);
+        }
+    }
+
+    fn tell_revoked(&mut self, conn: ConnId, lock: usize, token: Token) {
+        let name = crate::plan::lock_name(lock).to_owned();
+        self.reply(conn, Reply::Revoked { name, token, reason: "an operator's".into() });
+    }
+
     /// Has a turn at `at` unless there is an earlier one.
     fn turn_by(&mut self, at: Time, env: &mut Env) {
         let at = at.max(self.paused_until);
@@ -147,6 +199,9 @@ impl Server {
         let now = self.clock.read(env.now());
         for (conn, what) in std::mem::take(&mut self.inbox) {
             self.serve(conn, what, now, env);
+        }
+        for lock in std::mem::take(&mut self.to_revoke) {
+            self.revoke(lock, now, env);
         }
         self.run_timers(now, env);
         if self.finish_turn(env) {
@@ -184,6 +239,9 @@ impl Server {
     }
 
     fn send_all(&mut self, env: &mut Env) {
+        for (token, ttl) in std::mem::take(&mut self.told_operator) {
+            env.checkers.operator_told(token, ttl);
+        }
         for (conn, what) in std::mem::take(&mut self.outbox) {
             env.send_down(conn, what);
         }
@@ -284,6 +342,9 @@ impl Server {
         match (request, session) {
             (Request::Open { ttl, .. }, None) => self.open(conn, ttl, now, env),
             (Request::Resume { session }, None) => self.resume(conn, session, now, env),
+            (Request::Renew { .. }, Some(key)) if self.revoked.contains_key(&key) => {
+                self.reply(conn, Reply::Error { error: "revoked".into(), message: String::new() });
+            }
             (Request::Renew { seq }, Some(key)) => {
                 self.sessions.renew(key, now);
                 let ttl = self.sessions.get(key).ttl.as_secs_f64();
@@ -325,7 +386,10 @@ impl Server {
             self.hang_up(older, env);
         }
         self.conns.insert(conn, Some(key));
-        self.sessions.renew(key, now);
+        let revoked = self.revoked.get(&key).copied();
+        if revoked.is_none() {
+            self.sessions.renew(key, now);
+        }
         env.checkers.attached(id);
         let owner = self.sessions.get(key).owner;
         let mut effects = Vec::new();
@@ -346,8 +410,11 @@ impl Server {
         if env.mutation == Some(Mutation::ResumeTellsNoGrants) {
             holds.clear();
         }
-        let ttl = self.sessions.get(key).ttl.as_secs_f64();
+        let ttl = self.sessions.get(key).ends_at().saturating_since(now).as_secs_f64();
         self.reply(conn, Reply::Resumed { ttl, holds, waits });
+        if let Some((lock, token)) = revoked {
+            self.tell_revoked(conn, lock, token);
+        }
         self.deliver(effects, env);
     }
 
@@ -394,6 +461,7 @@ impl Server {
         {
             env.note(|| format!("server: lock {lock} must be granted anew to {id:?}"));
             env.checkers.released(id, lock);
+            self.revoked.remove(&key);
             self.store.add(Change::Left { number, lock });
             let mut effects = Vec::new();
             self.table.unlock(owner, name, now, &mut effects);
@@ -412,6 +480,7 @@ impl Server {
 
     fn end_session(&mut self, key: SessionKey, now: BootTime, env: &mut Env) {
         let session = self.sessions.remove(key);
+        self.revoked.remove(&key);
         env.checkers.ended(session.id);
         let mut effects = Vec::new();
         self.table.remove_owner(session.owner, now, &mut effects);
@@ -500,6 +569,9 @@ impl Server {
         self.inbox.clear();
         self.outbox.clear();
         self.grants.clear();
+        self.to_revoke.clear();
+        self.revoked.clear();
+        self.told_operator.clear();
         env.checkers.server_died();
         env.scheduler.after(down_for, Event::ServerStart);
     }
@@ -546,9 +618,10 @@ impl Server {
         let mut owners = BTreeMap::new();
         for (&number, &(id, ttl)) in &image.sessions {
             let key = self.sessions.restore(&mut self.table, id, number, ttl, Who::default(), now);
-            let owner = self.sessions.get(key.expect("ids differ")).owner;
+            let key = key.expect("ids differ");
+            let owner = self.sessions.get(key).owner;
             self.table.suspend(owner);
-            owners.insert(number, (id, owner));
+            owners.insert(number, (id, owner, key));
         }
         let mut claims: Vec<_> = image.claims.iter().collect();
         claims.sort_by_key(|&(_, &(_, state))| match state {
@@ -560,13 +633,19 @@ impl Server {
             if is_held && env.mutation == Some(Mutation::RestartForgetsHolds) {
                 continue;
             }
-            let (id, owner) = owners[&number];
+            let (id, owner, key) = owners[&number];
             let stored = Restored { limit, extended: true, since: now, state };
             let restored = self.table.restore(owner, crate::plan::lock_name(lock), &stored);
             if let Err(cause) = restored {
                 return env.checkers.fail(format!("the store can't be put back: {cause}"));
             }
             env.checkers.put_back(id, lock, is_held);
+            if let ClaimState::Holding { token, .. } = state
+                && image.revoked.contains(&(number, lock))
+                && env.mutation != Some(Mutation::RestartForgetsRevocations)
+            {
+                self.revoked.insert(key, (lock, token));
+            }
         }
     }
 }
