@@ -328,9 +328,8 @@ impl Checkers {
 
     // What users see.
 
-    pub(crate) fn stopped(&mut self, client: ClientId, cause: &str) {
-        let is_taken = |(id, tree): (&TreeId, &Tree)| id.0 == client && self.taken.contains(&tree.token);
-        if self.is_calm && !self.trees.iter().any(is_taken) {
+    pub(crate) fn stopped(&mut self, client: ClientId, token: Token, cause: &str) {
+        if self.is_calm && !self.taken.contains(&token) {
             self.fail(format!("the command of client {client} was stopped without need: {cause}"));
         }
     }

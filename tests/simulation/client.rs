@@ -257,11 +257,11 @@ impl Client {
                     }
                 }
                 Action::Stop(why) => {
-                    env.checkers.stopped(self.id, &format!("{why:?}"));
+                    env.checkers.stopped(self.id, self.token, &format!("{why:?}"));
                     self.stop_command(now, env);
                 }
                 Action::Kill => {
-                    env.checkers.stopped(self.id, "the kill deadline passed");
+                    env.checkers.stopped(self.id, self.token, "the kill deadline passed");
                     self.host.begin_kill(env);
                 }
             }
@@ -334,7 +334,7 @@ impl Client {
         let Some(Ok(lease)) = lease else { return self.close(Outcome::GivenBack, now, env) };
         self.token = token;
         self.kill_at = None;
-        self.host.start_tree(id, ttl, guardian_deadline(&lease, env), env);
+        self.host.start_tree(id, ttl, token, guardian_deadline(&lease, env), env);
         self.phase = Phase::Holding(lease);
     }
 
