@@ -31,6 +31,7 @@ mod revocations;
 mod service;
 #[cfg(test)]
 mod service_test;
+mod socket_file;
 mod statistics;
 mod store;
 
