@@ -9,6 +9,7 @@ use officer::backend::{self, AcquireError, ConnectError, ConnectOptions, Grant, 
 use officer::boot_time::BootTime;
 use officer::boot_timer::BootTimer;
 use officer::lease::{Lease, TermsError, TooLate};
+use officer::local::is_embedded_server;
 use officer::protocol::Who;
 use officer::supervisor::{Guardian, LastWill, Launch, Signals, StartError, let_go_of_stdio};
 
@@ -33,7 +34,7 @@ const HURRIED_RELEASE_BOUND: Duration = Duration::from_secs(2);
 /// Runs the plan's command under its lock.
 pub fn run(plan: Plan) -> ExitStatus {
     // Before anything that may make a thread: what is forked later would be a copy of one thread only.
-    let guardian = match Guardian::fork(plan.policy) {
+    let guardian = match Guardian::fork_sparing(plan.policy, is_embedded_server) {
         Ok(guardian) => guardian,
         Err(error) => return failed(&error),
     };
