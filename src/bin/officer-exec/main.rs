@@ -16,6 +16,7 @@ mod serve;
 mod status;
 mod status_file;
 mod systemd;
+mod user;
 mod watch;
 
 use std::ffi::OsString;
