@@ -58,6 +58,7 @@ pub mod lease;
 pub mod local;
 pub mod lock;
 pub mod protocol;
+mod secret;
 pub mod server;
 pub mod supervisor;
 

@@ -1,6 +1,7 @@
 //! The Officer server as an engine: a session with a lease, or, with a ttl of zero, a lock that lives
 //! and dies with its connection (which is all that an original Officer server can do).
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,10 +9,11 @@ use async_trait::async_trait;
 
 use crate::boot_time::BootTime;
 use crate::boot_timer::{BootTimer, sleep_until};
-use crate::client::{Connect, OpenError, Session, close_elsewhere};
+use crate::client::{Connect, OpenError, Session, Stream, close_at_last, close_elsewhere};
 use crate::lease::{PATIENCE_PER_TTL, RENEWALS_PER_TTL};
 use crate::lock::{Limit, SessionId};
 use crate::protocol::{Granted, Holder, LockRequest, Reply, Request, TurnedAway};
+use crate::secret;
 
 use super::link::{Heard, Link};
 use super::{
@@ -38,13 +40,25 @@ const NOT_READY: &str = "not_ready";
 /// Keep-alives of a lock without a lease while waiting.
 const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(10);
 
-/// Reaches the server and opens a session.
+/// Reaches the server. The session is opened with the first request: that is one round trip less,
+/// and one commit of the server's.
 pub(super) async fn connect(
     connector: Arc<dyn Connect>,
     options: &ConnectOptions,
 ) -> Result<Box<dyn Backend>, ConnectError> {
-    let link = reach(&connector, options).await?;
-    Ok(Box::new(Officer { connector, options: options.clone(), link: Some(link) }))
+    let server = connector.server();
+    let dialed = keep_trying(&server, options, || {
+        let connector = connector.clone();
+        Box::pin(async move { dial(&*connector).await })
+    })
+    .await?;
+    Ok(Box::new(Officer {
+        connector,
+        options: options.clone(),
+        dialed: Some(dialed),
+        opening: None,
+        link: None,
+    }))
 }
 
 /// Closes the session that `handle` names, as the will of a process that is gone.
@@ -54,17 +68,24 @@ pub(super) async fn execute_will(connector: Arc<dyn Connect>, handle: &str) -> R
     close_elsewhere(&*connector, id).await.map_err(|error| failed(error.to_string()))
 }
 
-/// Tries to connect until it works, `connect_tries` times `connect_timeout` long.
-async fn reach(connector: &Arc<dyn Connect>, options: &ConnectOptions) -> Result<Link, ConnectError> {
+/// One try to reach a server.
+type Attempt<T> = Pin<Box<dyn Future<Output = Result<T, ConnectError>> + Send>>;
+
+/// Tries until it works, `connect_tries` times `connect_timeout` long.
+async fn keep_trying<T>(
+    server: &str,
+    options: &ConnectOptions,
+    mut attempt: impl FnMut() -> Attempt<T> + Send,
+) -> Result<T, ConnectError> {
     let mut told = false;
-    let mut last = ConnectError::Unreachable { server: connector.server(), cause: "no answer".into() };
+    let mut last = ConnectError::Unreachable { server: server.to_owned(), cause: "no answer".into() };
     for _ in 0..options.connect_tries.max(1) {
         let until = BootTime::now() + options.connect_timeout;
         let mut backoff = FIRST_BACKOFF;
         while BootTime::now() < until {
             let left = until.saturating_since(BootTime::now());
-            match tokio::time::timeout(left.min(TRY_BOUND), open(connector, options)).await {
-                Ok(Ok(link)) => return Ok(link),
+            match tokio::time::timeout(left.min(TRY_BOUND), attempt()).await {
+                Ok(Ok(reached)) => return Ok(reached),
                 Ok(Err(error @ (ConnectError::Refused { .. } | ConnectError::Unsupported(_)))) => {
                     return Err(error);
                 }
@@ -81,20 +102,39 @@ async fn reach(connector: &Arc<dyn Connect>, options: &ConnectOptions) -> Result
     Err(last)
 }
 
-async fn open(connector: &Arc<dyn Connect>, options: &ConnectOptions) -> Result<Link, ConnectError> {
-    let server = connector.server();
-    let unreachable = |error: std::io::Error| match error.kind() {
-        std::io::ErrorKind::PermissionDenied => {
-            ConnectError::Refused { server: server.clone(), cause: error.to_string() }
-        }
-        _ => ConnectError::Unreachable { server: server.clone(), cause: error.to_string() },
+async fn dial(connector: &dyn Connect) -> Result<Box<dyn Stream>, ConnectError> {
+    connector.connect().await.map_err(|error| unreachable(connector.server(), &error))
+}
+
+fn unreachable(server: String, error: &std::io::Error) -> ConnectError {
+    let cause = error.to_string();
+    match error.kind() {
+        std::io::ErrorKind::PermissionDenied => ConnectError::Refused { server, cause },
+        _ => ConnectError::Unreachable { server, cause },
+    }
+}
+
+/// Opens a session, or without a lease nothing, and sends the first request in the same packet.
+async fn open(
+    connector: Arc<dyn Connect>,
+    options: ConnectOptions,
+    dialed: Option<Box<dyn Stream>>,
+    id: SessionId,
+    first: Request<'static>,
+) -> Result<Link, ConnectError> {
+    let stream = match dialed {
+        Some(stream) => stream,
+        None => dial(&*connector).await?,
     };
     if options.ttl.is_zero() {
-        return Ok(Link::bound(connector.connect().await.map_err(unreachable)?));
+        let mut link = Link::bound(stream);
+        link.ask(&first);
+        return Ok(link);
     }
-    match Session::open(connector.clone(), options.ttl, options.who.clone()).await {
+    let server = connector.server();
+    match Session::open_on(stream, connector, Some(id), options.ttl, options.who, Some(&first)).await {
         Ok(session) => Ok(Link::Leased(session)),
-        Err(OpenError::Unreachable { source, .. }) => Err(unreachable(source)),
+        Err(OpenError::Unreachable { source, .. }) => Err(unreachable(server, &source)),
         Err(OpenError::Refused { answer, .. }) => Err(ConnectError::Refused { server, cause: answer }),
     }
 }
@@ -103,7 +143,11 @@ async fn open(connector: &Arc<dyn Connect>, options: &ConnectOptions) -> Result<
 struct Officer {
     connector: Arc<dyn Connect>,
     options: ConnectOptions,
-    /// `None` once it has become a guard.
+    /// Connected, and nothing said yet.
+    dialed: Option<Box<dyn Stream>>,
+    /// The session that is being opened: the server may know it before we hear of it.
+    opening: Option<SessionId>,
+    /// `None` before the first request, and once it has become a guard.
     link: Option<Link>,
 }
 
@@ -126,8 +170,14 @@ impl Backend for Officer {
     }
 
     async fn leave(&mut self) {
-        let Some(link) = self.link.take() else { return };
-        if tokio::time::timeout(LEAVE_BOUND, link.close()).await.is_err() {
+        let leaving = async {
+            if let Some(link) = self.link.take() {
+                link.close().await;
+            } else if let Some(id) = self.opening {
+                close_at_last(self.connector.clone(), id, LEAVE_BOUND).await;
+            }
+        };
+        if tokio::time::timeout(LEAVE_BOUND, leaving).await.is_err() {
             tracing::info!(
                 server = self.connector.server(),
                 "leaving was not confirmed, the lease ends the place"
@@ -141,7 +191,7 @@ struct Place<'a> {
     officer: &'a mut Officer,
     wanted: &'a Wanted,
     full_name: String,
-    /// When the wait limit passes.
+    /// When the wait limit passes; it counts from when the server is reached.
     until: Option<BootTime>,
     /// Since when the server can't be reached.
     suspended_since: Option<BootTime>,
@@ -165,16 +215,11 @@ impl<'a> Place<'a> {
             Some(path) => format!("{path}:{}", wanted.name),
             None => wanted.name.clone(),
         };
-        let until = match wanted.wait {
-            Wait::Forever => None,
-            Wait::AtMost(limit) => Some(now + limit),
-            Wait::No => Some(now),
-        };
         let mut place = Self {
             officer,
             wanted,
             full_name,
-            until,
+            until: None,
             suspended_since: None,
             next_renewal: now,
             linked_at: now,
@@ -186,6 +231,30 @@ impl<'a> Place<'a> {
 
     fn link(&mut self) -> &mut Link {
         self.officer.link.as_mut().expect("a place is left before its link")
+    }
+
+    /// Reaches the server, if it isn't reached yet, and asks for the lock.
+    async fn link_up(&mut self) -> Result<(), ConnectError> {
+        let server = self.officer.connector.server();
+        let mut dialed = self.officer.dialed.take();
+        // The same for each try: one whose answer was lost must not stand in line before us.
+        let id = SessionId::from_bytes(secret::draw());
+        self.officer.opening = (!self.officer.options.ttl.is_zero()).then_some(id);
+        let (connector, options) = (&self.officer.connector, &self.officer.options);
+        let (full_name, wanted, until) = (&self.full_name, self.wanted, self.until);
+        let link = keep_trying(&server, options, || {
+            let first = lock_request(full_name, wanted, until, BootTime::now());
+            Box::pin(open(connector.clone(), options.clone(), dialed.take(), id, first))
+        })
+        .await?;
+        self.officer.link = Some(link);
+        self.officer.opening = None;
+        let now = BootTime::now();
+        self.until = self.until.or(wait_limit(self.wanted).map(|limit| now + limit));
+        self.linked_at = now;
+        self.suspended_since = None;
+        self.next_renewal = now + self.renew_every();
+        Ok(())
     }
 
     fn renew_every(&self) -> Duration {
@@ -205,7 +274,7 @@ impl<'a> Place<'a> {
     async fn wait(&mut self) -> Result<Granted, AcquireError> {
         let timer_failed = |cause: std::io::Error| self_failure(&cause);
         let mut timer = BootTimer::new().map_err(timer_failed)?;
-        self.ask();
+        self.link_up().await?;
         loop {
             let wake = self.wake();
             tokio::select! {
@@ -220,18 +289,6 @@ impl<'a> Place<'a> {
                 }
             }
         }
-    }
-
-    /// Asks for the lock, with what is left of the wait limit.
-    fn ask(&mut self) {
-        let timeout = self.until.map(|until| until.saturating_since(BootTime::now()));
-        let request = Request::Lock(LockRequest {
-            name: self.full_name.clone().into(),
-            timeout,
-            queue_max: self.wanted.queue_max,
-            limit: Some(self.wanted.limit),
-        });
-        self.link().ask(&request);
     }
 
     fn wake(&self) -> BootTime {
@@ -288,7 +345,8 @@ impl<'a> Place<'a> {
                 self.next_renewal = BootTime::now() + self.renew_every();
                 // Also if it lists our lock: only the answer says that we have it, for the list may
                 // come from before a reboot of the server's host, and another may have had it since.
-                self.ask();
+                let again = lock_request(&self.full_name, self.wanted, self.until, BootTime::now());
+                self.link().ask(&again);
                 Ok(None)
             }
             Heard::Over(loss) => self.start_over(loss).await.map(|()| None),
@@ -298,23 +356,18 @@ impl<'a> Place<'a> {
     /// Our session is gone and our place with it: a new session, at the end of the queue.
     async fn start_over(&mut self, loss: Loss) -> Result<(), AcquireError> {
         let pause = self.set_back(&loss, BootTime::now())?;
+        let until = self.until;
         let opening = async {
             tokio::time::sleep(pause).await;
-            reach(&self.officer.connector, &self.officer.options).await
+            self.link_up().await
         };
-        let link = match self.until {
-            None => opening.await?,
+        match until {
+            None => Ok(opening.await?),
             Some(until) => tokio::select! {
-                link = opening => link?,
-                _ = sleep_until(until) => return Err(self.busy(Vec::new())),
+                linked = opening => Ok(linked?),
+                _ = sleep_until(until) => Err(self.busy(Vec::new())),
             },
-        };
-        self.officer.link = Some(link);
-        self.linked_at = BootTime::now();
-        self.suspended_since = None;
-        self.next_renewal = BootTime::now() + self.renew_every();
-        self.ask();
-        Ok(())
+        }
     }
 
     /// How long to pause before asking again. A server that takes connections and ends them at once is
@@ -377,6 +430,30 @@ impl<'a> Place<'a> {
     fn protocol(&self, answer: String) -> AcquireError {
         AcquireError::Protocol { server: self.officer.connector.server(), answer }
     }
+}
+
+fn wait_limit(wanted: &Wanted) -> Option<Duration> {
+    match wanted.wait {
+        Wait::Forever => None,
+        Wait::AtMost(limit) => Some(limit),
+        Wait::No => Some(Duration::ZERO),
+    }
+}
+
+/// Asks for the lock, with what is left of the wait limit.
+fn lock_request(
+    full_name: &str,
+    wanted: &Wanted,
+    until: Option<BootTime>,
+    now: BootTime,
+) -> Request<'static> {
+    let left = until.map(|until| until.saturating_since(now));
+    Request::Lock(LockRequest {
+        name: full_name.to_owned().into(),
+        timeout: left.or(wait_limit(wanted)),
+        queue_max: wanted.queue_max,
+        limit: Some(wanted.limit),
+    })
 }
 
 fn self_failure(cause: &std::io::Error) -> AcquireError {

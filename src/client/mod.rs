@@ -18,6 +18,7 @@ use crate::protocol::{LockRequest, Reply, Request, TurnedAway};
 
 use connection::Connection;
 pub use endpoint::{Endpoint, EndpointError};
+pub(crate) use session::close_at_last;
 pub use session::{OpenError, Session, SessionEnd, SessionEvent, close_elsewhere};
 pub(crate) use wire::Wire;
 pub use wire::{Connect, Stream};

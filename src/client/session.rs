@@ -14,7 +14,7 @@ use crate::lease::{PATIENCE_PER_TTL, RENEWALS_PER_TTL};
 use crate::lock::SessionId;
 use crate::protocol::{Held, Reply, Request, Who};
 
-use super::wire::{Connect, Wire};
+use super::wire::{Connect, Stream, Wire};
 
 /// Between tries to reach a server that is gone: doubles from the first to the last.
 const FIRST_BACKOFF: Duration = Duration::from_millis(20);
@@ -115,10 +115,31 @@ enum Resumption {
 impl Session {
     /// Opens a session, once, on a new connection; the caller bounds the time and tries again.
     pub async fn open(connector: Arc<dyn Connect>, ttl: Duration, who: Who) -> Result<Self, OpenError> {
+        match connector.connect().await {
+            Ok(stream) => Self::open_on(stream, connector, None, ttl, who, None).await,
+            Err(source) => Err(OpenError::Unreachable { server: connector.server(), source }),
+        }
+    }
+
+    /// The same on a connection that `connector` has made. `id`: a secret that the caller has drawn,
+    /// so that it can [close](close_elsewhere) the session, or try again, also if it never hears the
+    /// answer. `first`: a request that travels in the same packet; its reply is heard by
+    /// [`Session::next`].
+    pub async fn open_on(
+        stream: Box<dyn Stream>,
+        connector: Arc<dyn Connect>,
+        id: Option<SessionId>,
+        ttl: Duration,
+        who: Who,
+        first: Option<&Request<'_>>,
+    ) -> Result<Self, OpenError> {
         let unreachable = |source| OpenError::Unreachable { server: connector.server(), source };
-        let mut wire = Wire::new(connector.connect().await.map_err(unreachable)?);
+        let mut wire = Wire::new(stream);
         let sent = BootTime::now();
-        wire.queue(&Request::Open { ttl, who });
+        wire.queue(&Request::Open { session: id, ttl, who });
+        if let Some(first) = first {
+            wire.queue(first);
+        }
         let reply = wire.receive().await.map_err(unreachable)?;
         let refused = |answer| OpenError::Refused { server: connector.server(), answer };
         let (id, ttl) = match reply {
@@ -291,8 +312,8 @@ impl Session {
     }
 }
 
-/// Tries to close a session until the server has answered.
-async fn close_at_last(connector: Arc<dyn Connect>, id: SessionId, patience: Duration) {
+/// Tries to close a session until the server has answered; `patience`: how long each answer may take.
+pub(crate) async fn close_at_last(connector: Arc<dyn Connect>, id: SessionId, patience: Duration) {
     let mut backoff = FIRST_BACKOFF;
     loop {
         match tokio::time::timeout(patience, close_elsewhere(&*connector, id)).await {

@@ -160,15 +160,14 @@ impl<'a> Fields<'a> {
             "connections" => Request::Connections,
             "my_locks" => Request::MyLocks,
             "keep_alive" => Request::KeepAlive,
-            "open" => Request::Open { ttl: ttl(&self.ttl)?, who: who(self.who)? },
+            "open" => Request::Open {
+                session: session_if_given(&self.session)?,
+                ttl: ttl(&self.ttl)?,
+                who: who(self.who)?,
+            },
             "resume" => Request::Resume { session: session(&self.session)? },
             "renew" => Request::Renew { seq: seq(&self.seq)? },
-            "close" => Request::Close {
-                session: match &self.session {
-                    Value::Absent => None,
-                    given => Some(session(given)?),
-                },
-            },
+            "close" => Request::Close { session: session_if_given(&self.session)? },
             "status" => Request::Status {
                 name: match self.name {
                     Value::Absent => None,
@@ -277,6 +276,13 @@ fn session(value: &Value<'_>) -> Result<SessionId, Refusal> {
         Value::Absent | Value::Integer(_) | Value::Number(_) | Value::Other => None,
     };
     id.ok_or_else(|| Refusal::field("session", "32 hexadecimal digits"))
+}
+
+fn session_if_given(value: &Value<'_>) -> Result<Option<SessionId>, Refusal> {
+    match value {
+        Value::Absent => Ok(None),
+        given => session(given).map(Some),
+    }
 }
 
 fn seq(value: &Value<'_>) -> Result<u64, Refusal> {
@@ -559,7 +565,8 @@ mod tests {
             Request::Connections,
             Request::MyLocks,
             Request::KeepAlive,
-            Request::Open { ttl: Duration::from_millis(1500), who },
+            Request::Open { session: None, ttl: Duration::from_millis(1500), who: who.clone() },
+            Request::Open { session: Some(id), ttl: Duration::from_millis(1500), who },
             Request::Resume { session: id },
             Request::Renew { seq: u64::MAX },
             Request::Close { session: None },

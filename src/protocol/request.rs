@@ -29,6 +29,9 @@ pub enum Request<'a> {
     KeepAlive,
     /// Open a session on this connection.
     Open {
+        /// The session's secret, if the client draws it: 128 random bits. Then the request may be
+        /// repeated when its answer was lost. `None`: the server draws it.
+        session: Option<SessionId>,
         /// How long the session lives without a renewal.
         ttl: Duration,
         /// What others are told of it.
@@ -96,7 +99,10 @@ impl Request<'_> {
             Self::Lock(lock) => lock.write_fields(out),
             Self::Unlock { name } => write_name(out, name),
             Self::Reset | Self::Locks | Self::Connections | Self::MyLocks | Self::KeepAlive | Self::Ping => {}
-            Self::Open { ttl, who } => {
+            Self::Open { session, ttl, who } => {
+                if let Some(session) = session {
+                    write_session(out, *session);
+                }
                 push_field(out, "ttl");
                 push_seconds(out, *ttl);
                 push_field(out, "who");
@@ -215,9 +221,17 @@ mod tests {
     fn sessions_are_written_as_documented() {
         let id = SessionId::from_bytes([0xab; 16]);
         assert_eq!(
-            Request::Open { ttl: Duration::from_secs(10), who: Who { pid: Some(7), ..Who::default() } }
-                .to_line(),
+            Request::Open {
+                session: None,
+                ttl: Duration::from_secs(10),
+                who: Who { pid: Some(7), ..Who::default() }
+            }
+            .to_line(),
             "{\"command\":\"open\",\"ttl\":10,\"who\":{\"pid\":7}}\n"
+        );
+        assert_eq!(
+            Request::Open { session: Some(id), ttl: Duration::from_secs(10), who: Who::default() }.to_line(),
+            format!("{{\"command\":\"open\",\"session\":\"{}\",\"ttl\":10,\"who\":{{}}}}\n", "ab".repeat(16))
         );
         assert_eq!(
             Request::Resume { session: id }.to_line(),

@@ -8,10 +8,12 @@ use crate::lock::{
     Ask, ClaimState, Grant, Limit, Outcome, OwnerId, Party, SessionId, SessionKey, Unlocked, Who,
 };
 use crate::protocol::{Answer, ErrorCode, LockRequest, Refusal, Request, TurnedAwayBy};
+use crate::secret;
 
 use super::connection::{Key, Needs, Role};
 use super::listing::{self, Lists};
 use super::operators;
+use super::revocations::Revocation;
 use super::service::Service;
 use super::store::{ClaimRow, SavedSession};
 
@@ -37,7 +39,7 @@ impl Service {
                 self.answer(key, self.needs(key), &Answer::MyLocks { value: &value });
             }
             Request::KeepAlive => {}
-            Request::Open { ttl, who } => return self.open_session(key, ttl, who, now),
+            Request::Open { session, ttl, who } => return self.open_session(key, session, ttl, who, now),
             Request::Resume { session } => return self.resume_session(key, session, now),
             Request::Renew { seq } => return self.renew(key, seq, now),
             Request::Close { session } => return self.close_session(key, session, now),
@@ -242,8 +244,18 @@ impl Service {
         self.deliver(effects);
     }
 
-    fn open_session(&mut self, key: Key, ttl: Duration, who: Who, now: BootTime) -> Result<(), Refusal> {
+    fn open_session(
+        &mut self,
+        key: Key,
+        drawn: Option<SessionId>,
+        ttl: Duration,
+        who: Who,
+        now: BootTime,
+    ) -> Result<(), Refusal> {
         self.check_fresh(key)?;
+        if let Some(opened) = drawn.and_then(|id| self.sessions.find(id)) {
+            return self.open_again(key, opened, now);
+        }
         let ttl = whole_millis(ttl);
         if ttl < MIN_TTL || ttl > self.max_ttl {
             let (least, most) = (MIN_TTL.as_secs_f64(), self.max_ttl.as_secs_f64());
@@ -253,14 +265,32 @@ impl Service {
             let message = format!("the server may have at most {} sessions", self.bounds.sessions);
             return Err(Refusal::new(ErrorCode::TooManySessions, message));
         }
-        let id = new_session_id();
+        let id = drawn.unwrap_or_else(|| SessionId::from_bytes(secret::draw()));
         let session = self
             .sessions
             .open(&mut self.table, id, ttl, who.clone(), now)
-            .expect("128 random bits are never drawn twice");
+            .expect("it is known by nobody yet, and 128 random bits are never drawn twice");
         let number = self.sessions.get(session).number;
         self.store.session_opened(SavedSession { number, id, ttl, who });
         self.attach(key, session);
+        self.answer(key, Needs::Commit, &Answer::Opened { session: id, ttl });
+        self.resume_if_ready(session, now);
+        Ok(())
+    }
+
+    /// A client that never saw the answer to its `open` asks again. It has seen no grant either, so what an
+    /// operator has taken from it is unused, and given back here.
+    fn open_again(&mut self, key: Key, session: SessionKey, now: BootTime) -> Result<(), Refusal> {
+        let party = Party::Session(session.0);
+        let (owner, number) = (self.sessions.get(session).owner, self.sessions.get(session).number);
+        for Revocation { name, .. } in self.revocations.of(party).to_vec() {
+            self.store.left(number, Arc::clone(&name));
+            self.revocations.given_back(party, &name);
+            self.with_effects(|table, effects| table.unlock(owner, &name, now, effects));
+        }
+        self.sessions.renew(session, now);
+        self.attach(key, session);
+        let (id, ttl) = (self.sessions.get(session).id, self.sessions.get(session).ttl);
         self.answer(key, Needs::Commit, &Answer::Opened { session: id, ttl });
         self.resume_if_ready(session, now);
         Ok(())
@@ -355,10 +385,4 @@ fn no_session() -> Refusal {
 /// As times are told and stored; never longer than it was.
 fn whole_millis(time: Duration) -> Duration {
     Duration::from_millis(time.as_millis() as u64)
-}
-
-fn new_session_id() -> SessionId {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).expect("the kernel gives random bytes once the host is up");
-    SessionId::from_bytes(bytes)
 }

@@ -27,7 +27,7 @@ use super::inherited::Inherited;
 use super::isolate::{self, Status};
 use super::launch::{LastWill, Letter};
 use super::messages::{Channel, Order, Received, Report, Sent};
-use super::policy::{Action, Input, Policy, Remains, Supervision};
+use super::policy::{Action, Input, Remains, Supervision};
 use super::tree::{Outlives, Tree};
 use super::will;
 
@@ -38,9 +38,9 @@ const NAME: &std::ffi::CStr = c"officer-guard";
 const FAILED: i32 = 70;
 
 /// Turns this process, just forked, into a guardian.
-pub(super) fn run(channel: Channel, policy: Policy, outlives: Outlives, inherited: Inherited) -> ! {
+pub(super) fn run(channel: Channel, outlives: Outlives, inherited: Inherited) -> ! {
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        Guard::new(channel, policy, outlives, inherited).and_then(Guard::watch)
+        Guard::new(channel, outlives, inherited).and_then(Guard::watch)
     }));
     match outcome {
         Ok(Ok(never)) => match never {},
@@ -94,7 +94,7 @@ struct Ready {
 }
 
 impl Guard {
-    fn new(channel: Channel, policy: Policy, outlives: Outlives, inherited: Inherited) -> io::Result<Self> {
+    fn new(channel: Channel, outlives: Outlives, inherited: Inherited) -> io::Result<Self> {
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)?;
         set_name(NAME)?;
         set_child_subreaper(true)?;
@@ -103,7 +103,7 @@ impl Guard {
         let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
         Ok(Self {
             channel: Some(channel),
-            supervision: Supervision::new(policy),
+            supervision: Supervision::new(),
             inherited,
             tree: Tree::new([], outlives),
             command: None,
@@ -407,7 +407,7 @@ impl Guard {
         self.kept = descriptors.next();
         let mut letter = Letter::open(letter)?;
         self.will = letter.will.take();
-        let kill_deadline = letter.kill_deadline();
+        let (policy, kill_deadline) = (letter.policy, letter.kill_deadline());
         let started = match kill_deadline {
             // The wrapper or the host stood still since the grant: another one may hold the lock.
             Some(at) if at <= BootTime::now() => Err(Failure { stage: Stage::Deadline, errno: Errno::ETIME }),
@@ -420,7 +420,7 @@ impl Guard {
             Ok(starting) => {
                 self.command = Some(starting.pid);
                 self.starting = Some(starting);
-                self.take(Input::Launched(kill_deadline))
+                self.take(Input::Launched(policy, kill_deadline))
             }
             Err(failure) => self.not_started(failure),
         }

@@ -21,7 +21,6 @@ use super::launch::{Launch, Letter};
 use super::line::{Heard, Line};
 use super::messages::{Channel, Order, Report};
 use super::orphans::{Orphans, Progress};
-use super::policy::Policy;
 use super::tree::Outlives;
 use super::{Exit, KilledBy};
 
@@ -54,15 +53,16 @@ enum Stage {
 
 impl Guardian {
     /// Forks the guardian. Must be called before this process has a second thread, and on the thread
-    /// that will live as long as the process. Idle until [`Guardian::start`]; it exits if the wrapper
-    /// dies or drops it before. From here on SIGCHLD has its default action.
-    pub fn fork(policy: Policy) -> Result<Self, SupervisorError> {
-        Self::fork_sparing(policy, |_| false)
+    /// that will live as long as the process; the sooner the cheaper, for both have to copy what this
+    /// process has written to by then. Idle until [`Guardian::start`]; it exits if the wrapper dies
+    /// or drops it before. From here on SIGCHLD has its default action.
+    pub fn fork() -> Result<Self, SupervisorError> {
+        Self::fork_sparing(|_| false)
     }
 
     /// The same; what `outlives` says of is no part of the tree, wherever it is in it. But in a namespace
     /// of its own nothing outlives the command.
-    pub fn fork_sparing(policy: Policy, outlives: Outlives) -> Result<Self, SupervisorError> {
+    pub fn fork_sparing(outlives: Outlives) -> Result<Self, SupervisorError> {
         let threads = fs::read_dir("/proc/self/task").map_err(SupervisorError::NoProc)?.count();
         if threads != 1 {
             return Err(SupervisorError::ThreadsExist { threads });
@@ -73,7 +73,7 @@ impl Guardian {
         match unsafe { fork() }.map_err(|errno| SupervisorError::Refused(errno.into()))? {
             ForkResult::Child => {
                 drop(ours);
-                guardian::run(theirs, policy, outlives, inherited)
+                guardian::run(theirs, outlives, inherited)
             }
             ForkResult::Parent { child } => Ok(Self {
                 pid: child,

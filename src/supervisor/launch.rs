@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::boot_time::BootTime;
 
+use super::policy::Policy;
+
 /// What to start, and what to do when it is over.
 #[derive(Debug, Default)]
 pub struct Launch {
@@ -19,6 +21,8 @@ pub struct Launch {
     pub argv: Vec<OsString>,
     /// Changes to the environment that we have; `None` takes a variable out.
     pub env: Vec<(OsString, Option<OsString>)>,
+    /// How its tree is ended.
+    pub policy: Policy,
     /// In a PID namespace of its own, where the kernel allows it: then nothing survives even SIGKILL
     /// of wrapper and guardian at once.
     pub isolate: bool,
@@ -52,6 +56,7 @@ impl std::fmt::Debug for LastWill {
 pub(super) struct Letter {
     pub(super) argv: Vec<OsString>,
     pub(super) env: Vec<(OsString, Option<OsString>)>,
+    pub(super) policy: Policy,
     pub(super) isolate: bool,
     kill_deadline_since_boot: Option<Duration>,
     pub(super) will: Option<LastWill>,
@@ -62,6 +67,7 @@ impl Letter {
         let letter = Self {
             argv: launch.argv,
             env: launch.env,
+            policy: launch.policy,
             isolate: launch.isolate,
             kill_deadline_since_boot: launch.kill_deadline.map(BootTime::since_boot),
             will: launch.will,
@@ -102,14 +108,17 @@ mod tests {
         let launch = Launch {
             argv: vec!["sh".into(), OsString::from_vec(vec![0xff, b'x'])],
             env: vec![("A".into(), Some("b".into()))],
+            policy: Policy { grace: Duration::from_millis(1), ..Policy::default() },
             isolate: true,
             kill_deadline: Some(BootTime::from_since_boot(Duration::from_nanos(1_234_567_891))),
             will: Some(LastWill { argv: vec!["officer-exec".into()], stdin: vec![0, 255] }),
             keep_open: None,
         };
         let (argv, will, deadline) = (launch.argv.clone(), launch.will.clone(), launch.kill_deadline);
+        let policy = launch.policy;
         let letter = Letter::open(Letter::new(launch).0.seal().unwrap()).unwrap();
         assert_eq!(letter.argv, argv);
+        assert_eq!(letter.policy, policy);
         assert_eq!(letter.will, will);
         assert_eq!(letter.kill_deadline(), deadline);
     }

@@ -17,7 +17,7 @@ use super::command::Stage;
 use super::{Exit, KilledBy, Leftover};
 
 /// The largest message: a full list of processes, names escaped.
-const MAX_MESSAGE_BYTES: usize = 16 * 1024;
+const MAX_MESSAGE_BYTES: usize = 6 * 1024;
 
 /// How many processes a message names; nobody reads more in one line of a log.
 pub(super) const MAX_NAMED: usize = 32;

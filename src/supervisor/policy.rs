@@ -16,9 +16,10 @@ use super::{Exit, KilledBy};
 const SETTLE: Duration = Duration::from_millis(100);
 
 /// How a tree is ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
     /// What is sent first.
+    #[serde(with = "signal_number")]
     pub stop_signal: Signal,
     /// From the stop signal to SIGKILL.
     pub grace: Duration,
@@ -30,6 +31,20 @@ impl Default for Policy {
     /// SIGTERM, three seconds, leftovers are ended.
     fn default() -> Self {
         Self { stop_signal: Signal::SIGTERM, grace: Duration::from_secs(3), leftovers: Leftovers::Kill }
+    }
+}
+
+/// A signal as the number that it has within this host.
+mod signal_number {
+    use nix::sys::signal::Signal;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(signal: &Signal, serializer: S) -> Result<S::Ok, S::Error> {
+        (*signal as i32).serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Signal, D::Error> {
+        Signal::try_from(i32::deserialize(deserializer)?).map_err(D::Error::custom)
     }
 }
 
@@ -47,8 +62,8 @@ pub enum Leftovers {
 pub(super) enum Input {
     /// Woken, for whatever reason.
     Woken,
-    /// The command is on its way; its kill deadline, if it has one.
-    Launched(Option<BootTime>),
+    /// The command is on its way: how its tree is ended; its kill deadline, if it has one.
+    Launched(Policy, Option<BootTime>),
     /// The command could not be executed; nothing runs.
     NotExecuted,
     /// The command itself has ended.
@@ -140,6 +155,7 @@ enum Wrapper {
 /// The decisions over one tree's life.
 #[derive(Debug)]
 pub(super) struct Supervision {
+    /// Counts from the launch on.
     policy: Policy,
     state: State,
     kill_deadline: Option<BootTime>,
@@ -147,8 +163,9 @@ pub(super) struct Supervision {
 }
 
 impl Supervision {
-    pub(super) fn new(policy: Policy) -> Self {
-        Self { policy, state: State::Idle, kill_deadline: None, wrapper: Wrapper::Present }
+    pub(super) fn new() -> Self {
+        let (policy, state) = (Policy::default(), State::Idle);
+        Self { policy, state, kill_deadline: None, wrapper: Wrapper::Present }
     }
 
     /// Takes what happened and says what is to be done, in this order.
@@ -213,7 +230,7 @@ impl Supervision {
     fn take(&mut self, now: BootTime, input: Input) -> Vec<Action> {
         match input {
             Input::Woken => vec![],
-            Input::Launched(kill_deadline) => self.launched(now, kill_deadline),
+            Input::Launched(policy, kill_deadline) => self.launched(now, policy, kill_deadline),
             Input::NotExecuted => {
                 self.state = State::Over;
                 self.leave_if_alone()
@@ -238,9 +255,10 @@ impl Supervision {
         }
     }
 
-    fn launched(&mut self, now: BootTime, kill_deadline: Option<BootTime>) -> Vec<Action> {
+    fn launched(&mut self, now: BootTime, policy: Policy, kill_deadline: Option<BootTime>) -> Vec<Action> {
         assert_eq!(self.state, State::Idle, "one command a guardian");
         self.state = State::Running;
+        self.policy = policy;
         self.kill_deadline = kill_deadline;
         self.check_time(now)
     }
@@ -400,9 +418,9 @@ mod tests {
 
     /// A tree that was launched at 0 with grace 3, and a kill deadline if there is one.
     fn running(leftovers: Leftovers, deadline: Option<BootTime>) -> Supervision {
-        let mut it =
-            Supervision::new(Policy { stop_signal: SIGTERM, grace: Duration::from_secs(3), leftovers });
-        assert_eq!(it.handle(at(0), Input::Launched(deadline)), []);
+        let policy = Policy { stop_signal: SIGTERM, grace: Duration::from_secs(3), leftovers };
+        let mut it = Supervision::new();
+        assert_eq!(it.handle(at(0), Input::Launched(policy, deadline)), []);
         it
     }
 
@@ -537,8 +555,8 @@ mod tests {
 
     #[test]
     fn a_command_launched_too_late_is_killed_at_once() {
-        let mut it = Supervision::new(Policy::default());
-        play(&mut it, &[(5, Input::Launched(Some(at(5))), &[KillTree])]);
+        let mut it = Supervision::new();
+        play(&mut it, &[(5, Input::Launched(Policy::default(), Some(at(5))), &[KillTree])]);
     }
 
     #[test]
@@ -596,7 +614,7 @@ mod tests {
     #[test]
     fn without_a_command_the_guardian_just_leaves() {
         for farewell in [Input::Goodbye, Input::WrapperGone] {
-            let mut it = Supervision::new(Policy::default());
+            let mut it = Supervision::new();
             play(&mut it, &[(1, Input::Stop, &[]), (1, Input::Kill, &[]), (2, farewell, &[Leave])]);
         }
     }

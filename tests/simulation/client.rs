@@ -56,6 +56,8 @@ pub(crate) enum Phase {
 
 /// Tries to open a session.
 pub(crate) struct Reaching {
+    /// The session's, for every attempt.
+    id: SessionId,
     attempt: Option<(ConnId, BootTime)>,
     next_try: BootTime,
     backoff: Duration,
@@ -109,14 +111,17 @@ impl Client {
 
     fn reach(&mut self, now: BootTime, env: &mut Env) {
         let give_up_at = now + self.plan.ttl * CONNECT_TTLS;
-        self.phase =
-            Phase::Reaching(Reaching { attempt: None, next_try: now, backoff: FIRST_BACKOFF, give_up_at });
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&env.rng.next().to_be_bytes());
+        id[8..].copy_from_slice(&env.rng.next().to_be_bytes());
+        let (id, backoff) = (SessionId::from_bytes(id), FIRST_BACKOFF);
+        self.phase = Phase::Reaching(Reaching { id, attempt: None, next_try: now, backoff, give_up_at });
         self.keep_reaching(now, env);
     }
 
     fn keep_reaching(&mut self, now: BootTime, env: &mut Env) {
         let Phase::Reaching(reaching) = &mut self.phase else { return };
-        let attempt = reaching.attempt;
+        let (id, attempt) = (reaching.id, reaching.attempt);
         if reaching.give_up_at <= now || self.until.is_some_and(|until| until <= now) {
             let is_unreachable = reaching.give_up_at <= now;
             if let Some((conn, _)) = attempt {
@@ -126,12 +131,17 @@ impl Client {
         }
         if attempt.is_none() && reaching.next_try <= now {
             let conn = env.connect(self.id);
-            env.send_up(conn, Request::Open { ttl: self.plan.ttl, who: Who::default() });
             reaching.attempt = Some((conn, now));
+            env.send_up(conn, Request::Open { session: Some(id), ttl: self.plan.ttl, who: Who::default() });
+            env.send_up(conn, self.lock_request(now));
+            if self.until.is_none() {
+                // The server counts from when this arrives.
+                self.waits_since = env.now();
+            }
         }
     }
 
-    fn reaching_heard(&mut self, from: ConnId, what: Downlink, now: BootTime, env: &mut Env) {
+    fn reaching_heard(&mut self, from: ConnId, what: Downlink, now: BootTime) {
         let Phase::Reaching(reaching) = &mut self.phase else { return };
         let Some((conn, sent)) = reaching.attempt.filter(|&(conn, _)| conn == from) else { return };
         match what {
@@ -139,7 +149,7 @@ impl Client {
                 let id = SessionId::from_hex(&session).expect("the server makes good ids");
                 let ttl = Duration::from_secs_f64(ttl);
                 self.session = Some(Session::opened(self.id, id, ttl, conn, sent));
-                self.stand_in_line(now, env);
+                self.stand_in_line(now);
             }
             Downlink::Reply(other) => panic!("an open was answered {other:?}"),
             Downlink::Closed | Downlink::Broken => {
@@ -150,29 +160,30 @@ impl Client {
         }
     }
 
-    fn stand_in_line(&mut self, now: BootTime, env: &mut Env) {
+    fn stand_in_line(&mut self, now: BootTime) {
         self.phase = Phase::Waiting;
         self.suspended_since = None;
         self.next_renewal = now + self.plan.ttl / 3;
         if self.until.is_none() {
-            self.waits_since = env.now();
-            self.until = match self.plan.waiting {
-                Waiting::ForEver => None,
-                Waiting::AtMost(limit) => Some(now + Duration::from_nanos(limit)),
-                Waiting::NotAtAll => Some(now),
-            };
+            self.until = self.wait_limit().map(|limit| now + limit);
         }
-        self.ask(now, env);
     }
 
-    fn ask(&mut self, now: BootTime, env: &mut Env) {
-        let request = Request::Lock(LockRequest {
+    fn wait_limit(&self) -> Option<Duration> {
+        match self.plan.waiting {
+            Waiting::ForEver => None,
+            Waiting::AtMost(limit) => Some(Duration::from_nanos(limit)),
+            Waiting::NotAtAll => Some(Duration::ZERO),
+        }
+    }
+
+    fn lock_request(&self, now: BootTime) -> Request<'static> {
+        Request::Lock(LockRequest {
             name: lock_name(self.plan.lock).into(),
-            timeout: self.until.map(|until| until.saturating_since(now)),
+            timeout: self.until.map(|until| until.saturating_since(now)).or(self.wait_limit()),
             queue_max: None,
             limit: Some(self.limit),
-        });
-        self.session().ask(request, env);
+        })
     }
 
     fn session(&mut self) -> &mut Session {
@@ -187,7 +198,7 @@ impl Client {
             self.do_what_is_due(now, env);
         }
         if matches!(self.phase, Phase::Reaching(_)) {
-            self.reaching_heard(from, what, now, env);
+            self.reaching_heard(from, what, now);
         } else if let Some(session) = &mut self.session
             && let Some(heard) = session.heard(from, what, now, env)
         {
@@ -310,7 +321,8 @@ impl Client {
                 if env.mutation == Some(Mutation::HoldsOutliveAReboot) && !holds.is_empty() {
                     self.hold_token(holds[0].token, now, env);
                 } else if env.mutation != Some(Mutation::NothingIsAskedAgain) {
-                    self.ask(now, env);
+                    let again = self.lock_request(now);
+                    self.session().ask(again, env);
                 }
             }
             Heard::Over => {

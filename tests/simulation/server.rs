@@ -72,7 +72,6 @@ pub(crate) struct Server {
     revoked: BTreeMap<SessionKey, (usize, Token)>,
     /// What the operator is to be told, and the ttls of the sessions.
     told_operator: Vec<(Token, Duration)>,
-    ids_made: u64,
     /// For one of the mutations: which lock a session asked for last.
     asked_once: BTreeMap<u64, usize>,
 }
@@ -102,7 +101,6 @@ impl Server {
             to_revoke: Vec::new(),
             revoked: BTreeMap::new(),
             told_operator: Vec::new(),
-            ids_made: 0,
             asked_once: BTreeMap::new(),
         }
     }
@@ -114,6 +112,11 @@ impl Server {
 
     /// Something reached the host.
     pub(crate) fn arrived(&mut self, conn: ConnId, what: Uplink, env: &mut Env) {
+        // What is said on one connection comes in order or not at all.
+        let again = env.network.conn(conn).sent_again_at;
+        if again > env.now() {
+            return env.scheduler.at(again, Event::ToServer { conn, what });
+        }
         let is_known = self.conns.contains_key(&conn);
         match self.life {
             Life::Up if is_known || !env.network.conn(conn).server_closed => {
@@ -129,7 +132,10 @@ impl Server {
             Life::HostDown { until } => {
                 if env.rng.chance(1, 2) {
                     let again = until + env.rng.below(100 * MILLI);
+                    env.network.conn_mut(conn).sent_again_at = again;
                     env.scheduler.at(again, Event::ToServer { conn, what });
+                } else {
+                    env.network.conn_mut(conn).is_dead = true;
                 }
             }
         }
@@ -340,7 +346,7 @@ impl Server {
         env: &mut Env,
     ) {
         match (request, session) {
-            (Request::Open { ttl, .. }, None) => self.open(conn, ttl, now, env),
+            (Request::Open { session: Some(id), ttl, .. }, None) => self.open(conn, id, ttl, now, env),
             (Request::Resume { session }, None) => self.resume(conn, session, now, env),
             (Request::Renew { .. }, Some(key)) if self.revoked.contains_key(&key) => {
                 self.reply(conn, Reply::Error { error: "revoked".into(), message: String::new() });
@@ -361,13 +367,15 @@ impl Server {
         }
     }
 
-    fn open(&mut self, conn: ConnId, ttl: Duration, now: BootTime, env: &mut Env) {
-        self.ids_made += 1;
-        let mut bytes = [0; 16];
-        bytes[..8].copy_from_slice(&self.ids_made.to_be_bytes());
-        bytes[8..].copy_from_slice(&env.rng.next().to_be_bytes());
-        let id = SessionId::from_bytes(bytes);
-        let key = self.sessions.open(&mut self.table, id, ttl, Who::default(), now).expect("ids differ");
+    fn open(&mut self, conn: ConnId, id: SessionId, ttl: Duration, now: BootTime, env: &mut Env) {
+        if let Some(key) = self.sessions.find(id) {
+            self.give_back_unused(key, now, env);
+            self.attach(conn, key, now, env);
+            let effects = self.wake(key, now, env);
+            self.reply(conn, Reply::Opened { session: id.to_hex(), ttl: ttl.as_secs_f64() });
+            return self.deliver(effects, env);
+        }
+        let key = self.sessions.open(&mut self.table, id, ttl, Who::default(), now).expect("it is new");
         self.sessions.attach(key, conn);
         self.conns.insert(conn, Some(key));
         let session = self.sessions.get(key);
@@ -381,22 +389,10 @@ impl Server {
 
     fn resume(&mut self, conn: ConnId, id: SessionId, now: BootTime, env: &mut Env) {
         let Some(key) = self.sessions.find(id) else { return self.reply(conn, Reply::SessionUnknown) };
-        if let Some(older) = self.sessions.attach(key, conn) {
-            self.outbox.push((older, Downlink::Reply(Reply::Superseded)));
-            self.hang_up(older, env);
-        }
-        self.conns.insert(conn, Some(key));
+        self.attach(conn, key, now, env);
         let revoked = self.revoked.get(&key).copied();
-        if revoked.is_none() {
-            self.sessions.renew(key, now);
-        }
-        env.checkers.attached(id);
+        let effects = self.wake(key, now, env);
         let owner = self.sessions.get(key).owner;
-        let mut effects = Vec::new();
-        let stays_passed_over = env.mutation == Some(Mutation::ResumedWaiterIsPassedOver);
-        if self.ready_at.is_none() && !stays_passed_over {
-            self.table.resume(owner, now, &mut effects);
-        }
         let (mut holds, mut waits) = (Vec::new(), Vec::new());
         for claim in self.table.claims_of(owner) {
             let name = claim.name().to_string();
@@ -416,6 +412,42 @@ impl Server {
             self.tell_revoked(conn, lock, token);
         }
         self.deliver(effects, env);
+    }
+
+    /// Who opens again has seen no grant: what was taken from it is free.
+    fn give_back_unused(&mut self, key: SessionKey, now: BootTime, env: &mut Env) {
+        let Some((lock, _)) = self.revoked.remove(&key) else { return };
+        let session = self.sessions.get(key);
+        let (id, number, owner) = (session.id, session.number, session.owner);
+        env.note(|| format!("server: {id:?} has never used lock {lock}"));
+        env.checkers.released(id, lock);
+        self.store.add(Change::Left { number, lock });
+        let mut effects = Vec::new();
+        self.table.unlock(owner, crate::plan::lock_name(lock), now, &mut effects);
+        self.deliver(effects, env);
+    }
+
+    /// A session goes on, on another connection.
+    fn attach(&mut self, conn: ConnId, key: SessionKey, now: BootTime, env: &mut Env) {
+        if let Some(older) = self.sessions.attach(key, conn) {
+            self.outbox.push((older, Downlink::Reply(Reply::Superseded)));
+            self.hang_up(older, env);
+        }
+        self.conns.insert(conn, Some(key));
+        if !self.revoked.contains_key(&key) {
+            self.sessions.renew(key, now);
+        }
+        env.checkers.attached(self.sessions.get(key).id);
+    }
+
+    /// Its places count again.
+    fn wake(&mut self, key: SessionKey, now: BootTime, env: &Env) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        let stays_passed_over = env.mutation == Some(Mutation::ResumedWaiterIsPassedOver);
+        if self.ready_at.is_none() && !stays_passed_over {
+            self.table.resume(self.sessions.get(key).owner, now, &mut effects);
+        }
+        effects
     }
 
     fn lock(&mut self, conn: ConnId, key: SessionKey, lock: &LockRequest<'_>, now: BootTime, env: &mut Env) {

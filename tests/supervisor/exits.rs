@@ -63,7 +63,7 @@ fn what_is_past_its_deadline_is_not_started() {
 fn a_guardian_is_not_forked_from_a_threaded_process() {
     let (ask, wait) = std::sync::mpsc::channel::<()>();
     let thread = std::thread::spawn(move || wait.recv());
-    let refused = officer::supervisor::Guardian::fork(officer::supervisor::Policy::default()).unwrap_err();
+    let refused = officer::supervisor::Guardian::fork().unwrap_err();
     assert!(refused.to_string().contains("threads"), "{refused}");
     drop(ask);
     thread.join().unwrap().unwrap_err();

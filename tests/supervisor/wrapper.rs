@@ -43,12 +43,7 @@ pub(crate) const NOT_STARTED: i32 = 99;
 
 pub(crate) fn main(plan: OsString) {
     let plan: Plan = serde_json::from_str(plan.to_str().expect("a plan is text")).expect("a plan");
-    let policy = Policy {
-        stop_signal: Signal::try_from(plan.stop_signal).expect("a signal"),
-        grace: plan.grace,
-        leftovers: plan.leftovers,
-    };
-    let guardian = Guardian::fork(policy).expect("the guardian is forked");
+    let guardian = Guardian::fork().expect("the guardian is forked");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let code = runtime.block_on(supervise(guardian, plan));
     std::process::exit(code);
@@ -107,6 +102,11 @@ fn launch(plan: &Plan) -> Launch {
     Launch {
         argv: plan.argv.clone(),
         env: vec![("OFFICER_TEST".into(), Some("a value".into()))],
+        policy: Policy {
+            stop_signal: Signal::try_from(plan.stop_signal).expect("a signal"),
+            grace: plan.grace,
+            leftovers: plan.leftovers,
+        },
         isolate: plan.isolate,
         kill_deadline: plan.deadline.map(|after| BootTime::now() + after),
         will: plan

@@ -165,6 +165,24 @@ fn a_sessions_lock_passes_on_when_it_is_given_back() {
 }
 
 #[test]
+fn who_opens_again_has_used_no_grant_and_gives_back_what_was_taken() {
+    let server = TestServer::start();
+    let (mut next, mut operator) = (server.client(), server.client());
+    let open = r#"{"command":"open","session":"000102030405060708090a0b0c0d0e0f","ttl":30}"#;
+    let mut a = server.client();
+    assert_eq!(a.ask_json(open)["result"], "opened");
+    let token = a.take("x", 1)["token"].as_u64().unwrap();
+    next.send_lock("x");
+    next.is_silent();
+    assert_eq!(operator.ask_json(&release(token))["result"], "revoking");
+    let mut again = server.client();
+    assert_eq!(again.ask_json(open)["result"], "opened");
+    assert_eq!(next.hear(), r#"{"name":"x","result":"acquired"}"#);
+    assert!(again.ask(r#"{"command":"renew","seq":1}"#).contains("renewed"));
+    again.is_silent();
+}
+
+#[test]
 fn a_session_that_does_not_listen_loses_the_lock_with_its_lease() {
     let server = TestServer::start();
     let (mut a, mut next, mut operator) = (server.client(), server.client(), server.client());

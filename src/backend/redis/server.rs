@@ -24,9 +24,7 @@ pub(super) struct Owner(String);
 
 impl Owner {
     pub(super) fn random() -> Self {
-        let mut bytes = [0; 16];
-        getrandom::fill(&mut bytes).expect("the kernel has random bytes");
-        Self(format!("{:032x}", u128::from_be_bytes(bytes)))
+        Self(format!("{:032x}", u128::from_be_bytes(crate::secret::draw())))
     }
 }
 

@@ -22,9 +22,7 @@ pub(super) struct NodeId(String);
 
 impl NodeId {
     pub(super) fn random() -> Self {
-        let mut bytes = [0; 16];
-        getrandom::fill(&mut bytes).expect("the kernel has random bytes");
-        Self(format!("{:032x}", u128::from_be_bytes(bytes)))
+        Self(format!("{:032x}", u128::from_be_bytes(crate::secret::draw())))
     }
 
     /// The name of our contender, without its number.

@@ -9,7 +9,6 @@ use officer::backend::{self, AcquireError, ConnectError, ConnectOptions, Grant, 
 use officer::boot_time::BootTime;
 use officer::boot_timer::BootTimer;
 use officer::lease::{Lease, TermsError, TooLate};
-use officer::local::is_embedded_server;
 use officer::protocol::Who;
 use officer::supervisor::{Guardian, LastWill, Launch, Signals, StartError, let_go_of_stdio};
 
@@ -32,13 +31,8 @@ const LEAST_RELEASE_BOUND: Duration = Duration::from_millis(200);
 /// managers do, ends the command by it too: that signal must not keep the lock from the next one.
 const HURRIED_RELEASE_BOUND: Duration = Duration::from_secs(2);
 
-/// Runs the plan's command under its lock.
-pub fn run(plan: Plan) -> ExitStatus {
-    // Before anything that may make a thread: what is forked later would be a copy of one thread only.
-    let guardian = match Guardian::fork_sparing(plan.policy, is_embedded_server) {
-        Ok(guardian) => guardian,
-        Err(error) => return failed(&error),
-    };
+/// Runs the plan's command under its lock and the guardian's eyes.
+pub fn run(plan: Plan, guardian: Guardian) -> ExitStatus {
     let status_file = match plan.status_file.as_deref().map(StatusFile::create).transpose() {
         Ok(file) => file,
         Err(error) => {
@@ -52,24 +46,36 @@ pub fn run(plan: Plan) -> ExitStatus {
         Err(error) => return failed(&error),
     };
     let mut report = Report { lock: plan.wanted.name.clone(), ..Report::default() };
-    let status = runtime.block_on(story(&plan, guardian, &mut report)).unwrap_or_else(|end| end);
+    let entered = runtime.enter();
+    let mut signals = match Signals::listen() {
+        Ok(signals) => signals,
+        Err(error) => return failed(&error),
+    };
+    let told = runtime.block_on(story(&plan, guardian, &mut signals, &mut report));
+    let status = told.unwrap_or_else(|end| end);
     if let Some(file) = status_file {
         file.write(status, &report);
     }
-    // A thread that hangs (a name lookup, say) must not keep the program.
-    runtime.shutdown_background();
+    drop(entered);
+    // The process ends here: to take these apart would cost time, and a thread that hangs (a name
+    // lookup, say) must not keep the program.
+    std::mem::forget((signals, runtime));
     status
 }
 
 /// Says what broke on our side.
-fn failed(error: &dyn std::fmt::Display) -> ExitStatus {
+pub fn failed(error: &dyn std::fmt::Display) -> ExitStatus {
     tracing::error!("{error}");
     ExitStatus::Internal
 }
 
 /// `Err` is an end before the command ran.
-async fn story(plan: &Plan, mut guardian: Guardian, report: &mut Report) -> Result<ExitStatus, ExitStatus> {
-    let mut signals = Signals::listen().map_err(|error| failed(&error))?;
+async fn story(
+    plan: &Plan,
+    mut guardian: Guardian,
+    signals: &mut Signals,
+    report: &mut Report,
+) -> Result<ExitStatus, ExitStatus> {
     let timer = BootTimer::new().map_err(|error| failed(&error))?;
     if plan.server_is_assumed {
         tracing::warn!(
@@ -78,7 +84,7 @@ async fn story(plan: &Plan, mut guardian: Guardian, report: &mut Report) -> Resu
         );
     }
     let asked = BootTime::now();
-    let acquired = acquire(plan, &mut signals).await;
+    let acquired = acquire(plan, signals).await;
     report.waited = seconds(BootTime::now().saturating_since(asked));
     let (mut guard, mut lease) = acquired?;
     let granted = BootTime::now();
@@ -97,10 +103,10 @@ async fn story(plan: &Plan, mut guardian: Guardian, report: &mut Report) -> Resu
                 tracing::info!("stdin and stdout stay open in the wrapper: {error}");
             }
             let parts = Parts { guard: &mut *guard, lease: &mut lease, guardian: &mut guardian };
-            Watch::new(plan, parts, &mut signals, &mut hooks, timer, granted).run_to_end(report).await
+            Watch::new(plan, parts, signals, &mut hooks, timer, granted).run_to_end(report).await
         }
     };
-    if release(guard, &lease, &mut signals).await {
+    if release(guard, &lease, signals).await {
         hooks.start(Occasion::Released);
     }
     report.held = Some(seconds(BootTime::now().saturating_since(granted)));
@@ -201,6 +207,7 @@ fn launch(plan: &Plan, env: Vec<(OsString, Option<OsString>)>, guard: &dyn Guard
     Launch {
         argv: plan.argv.clone(),
         env,
+        policy: plan.policy,
         isolate: plan.isolate,
         kill_deadline: lease.kill_deadline(),
         will,

@@ -24,6 +24,8 @@ use std::process::ExitCode;
 
 use clap::{Args, Command, FromArgMatches};
 use exit_status::ExitStatus;
+use officer::local::is_embedded_server;
+use officer::supervisor::Guardian;
 
 fn main() -> ExitCode {
     // A program started by way of /proc/self/exe would be listed as "exe".
@@ -53,11 +55,16 @@ fn run(args: Vec<OsString>) -> ExitStatus {
 }
 
 fn exec(args: Vec<OsString>) -> ExitStatus {
+    // Before anything that may make a thread, and before this process has grown.
+    let guardian = Guardian::fork_sparing(is_embedded_server);
     match cli::parse(args) {
         Ok((log, task)) => {
             log::start(log);
             match task {
-                cli::Task::Exec(plan) => exec::run(*plan),
+                cli::Task::Exec(plan) => match guardian {
+                    Ok(guardian) => exec::run(*plan, guardian),
+                    Err(error) => exec::failed(&error),
+                },
                 cli::Task::PrintLockId(id) => console::print(format!("{id}\n").as_bytes()),
             }
         }
