@@ -77,7 +77,12 @@ pub fn is_embedded_server(pid: Pid) -> bool {
     // The program first: that is cheap, and hardly any process of a tree passes.
     runs_this_program(pid)
         && owner_of(pid).and_then(listener_of) == Some(pid)
-        && fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).is_ok_and(|list| list.is_empty())
+        && !has_children(pid)
+}
+
+/// Kernels without such lists say nothing.
+fn has_children(pid: Pid) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).is_ok_and(|list| !list.is_empty())
 }
 
 fn runs_this_program(pid: Pid) -> bool {
