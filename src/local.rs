@@ -75,9 +75,7 @@ pub fn state_folder() -> Result<PathBuf, StateError> {
 /// first wrapper that needs it starts it, but it is no part of what the command does. Never waits.
 pub fn is_embedded_server(pid: Pid) -> bool {
     // The program first: that is cheap, and hardly any process of a tree passes.
-    runs_this_program(pid)
-        && owner_of(pid).and_then(listener_of) == Some(pid)
-        && !has_children(pid)
+    runs_this_program(pid) && owner_of(pid).and_then(listener_of) == Some(pid) && !has_children(pid)
 }
 
 /// Kernels without such lists say nothing.
