@@ -49,17 +49,29 @@ pub(super) enum Stage {
     Deadline,
 }
 
+/// Variables by their names.
+pub(super) type Environment = BTreeMap<OsString, OsString>;
+
+/// This process's.
+pub(super) fn environment() -> Environment {
+    std::env::vars_os().collect()
+}
+
 impl Program {
-    /// This command line in our environment with `changes` to it; `None` takes a variable out.
+    /// This command line in this environment with `changes` to it; `None` takes a variable out.
     pub(super) fn new(
         argv: Vec<OsString>,
+        mut env: Environment,
         changes: Vec<(OsString, Option<OsString>)>,
     ) -> Result<Self, Errno> {
-        let inherited = std::env::vars_os().map(|(name, value)| (name, Some(value)));
-        let env: BTreeMap<OsString, Option<OsString>> = inherited.chain(changes).collect();
-        let env = env.into_iter().filter_map(|(name, value)| Some((name, value?)));
+        for (name, value) in changes {
+            match value {
+                Some(value) => env.insert(name, value),
+                None => env.remove(&name),
+            };
+        }
         let argv = argv.into_iter().map(c_string).collect::<Result<Vec<_>, _>>()?;
-        let env = env.map(|(name, value)| variable(name, value)).collect::<Result<_, _>>()?;
+        let env = env.into_iter().map(|(name, value)| variable(name, value)).collect::<Result<_, _>>()?;
         if argv.is_empty() { Err(Errno::EINVAL) } else { Ok(Self { argv, env }) }
     }
 

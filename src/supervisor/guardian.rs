@@ -21,7 +21,7 @@ use nix::unistd::{Pid, dup2_stdin, dup2_stdout, setsid};
 use crate::boot_time::BootTime;
 
 use super::Exit;
-use super::command::{Failure, Program, Stage, Starting, exit_at_once};
+use super::command::{self, Environment, Failure, Program, Stage, Starting, exit_at_once};
 use super::descendants::{Process, children};
 use super::inherited::Inherited;
 use super::isolate::{self, Status};
@@ -54,6 +54,8 @@ struct Guard {
     channel: Option<Channel>,
     supervision: Supervision,
     inherited: Inherited,
+    /// Ours, which the command gets with changes; read while there is nothing else to do.
+    environment: Environment,
     tree: Tree,
     /// Our child that stands for the command: itself, or the first process of its namespace.
     command: Option<Pid>,
@@ -105,6 +107,7 @@ impl Guard {
             channel: Some(channel),
             supervision: Supervision::new(),
             inherited,
+            environment: command::environment(),
             tree: Tree::new([], outlives),
             command: None,
             addressee: None,
@@ -406,7 +409,7 @@ impl Guard {
         let letter = descriptors.next().ok_or(Errno::EPROTO)?;
         self.kept = descriptors.next();
         let mut letter = Letter::open(letter)?;
-        self.will = letter.will.take();
+        self.will = letter.take_will();
         let (policy, kill_deadline) = (letter.policy, letter.kill_deadline());
         let started = match kill_deadline {
             // The wrapper or the host stood still since the grant: another one may hold the lock.
@@ -426,8 +429,9 @@ impl Guard {
         }
     }
 
-    fn start_program(&mut self, letter: Letter) -> Result<Starting, Failure> {
-        let program = Program::new(letter.argv, letter.env)
+    fn start_program(&mut self, mut letter: Letter) -> Result<Starting, Failure> {
+        let environment = std::mem::take(&mut self.environment);
+        let program = Program::new(letter.take_argv(), environment, letter.take_env())
             .map_err(|errno| Failure { stage: Stage::Execute, errno })?;
         if !letter.isolate {
             return program.start(&self.inherited);

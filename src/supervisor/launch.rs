@@ -2,13 +2,16 @@
 //! message, and it carries secrets, which a memfd shows to nobody else.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt;
 use std::time::Duration;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use serde::{Deserialize, Serialize};
+use serde::de::{SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::boot_time::BootTime;
 
@@ -36,7 +39,7 @@ pub struct Launch {
 }
 
 /// What the guardian becomes once wrapper and tree are dead: this program again.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct LastWill {
     /// The arguments, the program's name first.
     pub argv: Vec<OsString>,
@@ -45,8 +48,8 @@ pub struct LastWill {
 }
 
 /// Without the secret: this may end in a log.
-impl std::fmt::Debug for LastWill {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for LastWill {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LastWill").field("argv", &self.argv).finish_non_exhaustive()
     }
 }
@@ -54,25 +57,44 @@ impl std::fmt::Debug for LastWill {
 /// The part of a [`Launch`] that is written down; descriptors travel beside it.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Letter {
-    pub(super) argv: Vec<OsString>,
-    pub(super) env: Vec<(OsString, Option<OsString>)>,
+    argv: Vec<Text>,
+    env: Vec<(Text, Option<Text>)>,
     pub(super) policy: Policy,
     pub(super) isolate: bool,
     kill_deadline_since_boot: Option<Duration>,
-    pub(super) will: Option<LastWill>,
+    will: Option<(Vec<Text>, Text)>,
 }
+
+/// Bytes that are text but in rare cases, and are written as such: between a grant and its command
+/// nothing may take long.
+#[derive(Debug)]
+struct Text(Vec<u8>);
 
 impl Letter {
     pub(super) fn new(launch: Launch) -> (Self, Option<OwnedFd>) {
         let letter = Self {
-            argv: launch.argv,
-            env: launch.env,
+            argv: launch.argv.into_iter().map(Text::from).collect(),
+            env: launch.env.into_iter().map(|(name, value)| (name.into(), value.map(Text::from))).collect(),
             policy: launch.policy,
             isolate: launch.isolate,
             kill_deadline_since_boot: launch.kill_deadline.map(BootTime::since_boot),
-            will: launch.will,
+            will: launch.will.map(|will| (will.argv.into_iter().map(Text::from).collect(), Text(will.stdin))),
         };
         (letter, launch.keep_open)
+    }
+
+    pub(super) fn take_argv(&mut self) -> Vec<OsString> {
+        std::mem::take(&mut self.argv).into_iter().map(OsString::from).collect()
+    }
+
+    pub(super) fn take_env(&mut self) -> Vec<(OsString, Option<OsString>)> {
+        let changes = std::mem::take(&mut self.env).into_iter();
+        changes.map(|(name, value)| (name.into(), value.map(OsString::from))).collect()
+    }
+
+    pub(super) fn take_will(&mut self) -> Option<LastWill> {
+        let (argv, Text(stdin)) = self.will.take()?;
+        Some(LastWill { argv: argv.into_iter().map(OsString::from).collect(), stdin })
     }
 
     pub(super) fn kill_deadline(&self) -> Option<BootTime> {
@@ -90,6 +112,55 @@ impl Letter {
     }
 }
 
+impl From<OsString> for Text {
+    fn from(text: OsString) -> Self {
+        Self(text.into_vec())
+    }
+}
+
+impl From<Text> for OsString {
+    fn from(Text(bytes): Text) -> Self {
+        Self::from_vec(bytes)
+    }
+}
+
+impl Serialize for Text {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match std::str::from_utf8(&self.0) {
+            Ok(text) => serializer.serialize_str(text),
+            Err(_) => serializer.serialize_bytes(&self.0),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(TextVisitor)
+    }
+}
+
+struct TextVisitor;
+
+impl<'de> Visitor<'de> for TextVisitor {
+    type Value = Text;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("text or bytes")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Text, E> {
+        Ok(Text(text.into()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut bytes: A) -> Result<Text, A::Error> {
+        let mut text = Vec::new();
+        while let Some(byte) = bytes.next_element()? {
+            text.push(byte);
+        }
+        Ok(Text(text))
+    }
+}
+
 /// A memfd with these bytes, at its start.
 pub(super) fn sealed(bytes: &[u8]) -> io::Result<OwnedFd> {
     let mut file = File::from(memfd_create(c"officer", MFdFlags::MFD_CLOEXEC)?);
@@ -101,13 +172,12 @@ pub(super) fn sealed(bytes: &[u8]) -> io::Result<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::ffi::OsStringExt;
 
     #[test]
     fn a_letter_arrives_as_it_was_written() {
         let launch = Launch {
             argv: vec!["sh".into(), OsString::from_vec(vec![0xff, b'x'])],
-            env: vec![("A".into(), Some("b".into()))],
+            env: vec![("A".into(), Some("b".into())), ("C".into(), None)],
             policy: Policy { grace: Duration::from_millis(1), ..Policy::default() },
             isolate: true,
             kill_deadline: Some(BootTime::from_since_boot(Duration::from_nanos(1_234_567_891))),
@@ -116,10 +186,12 @@ mod tests {
         };
         let (argv, will, deadline) = (launch.argv.clone(), launch.will.clone(), launch.kill_deadline);
         let policy = launch.policy;
-        let letter = Letter::open(Letter::new(launch).0.seal().unwrap()).unwrap();
-        assert_eq!(letter.argv, argv);
+        let env = launch.env.clone();
+        let mut letter = Letter::open(Letter::new(launch).0.seal().unwrap()).unwrap();
+        assert_eq!(letter.take_argv(), argv);
+        assert_eq!(letter.take_env(), env);
         assert_eq!(letter.policy, policy);
-        assert_eq!(letter.will, will);
+        assert_eq!(letter.take_will(), will);
         assert_eq!(letter.kill_deadline(), deadline);
     }
 
