@@ -283,7 +283,7 @@ impl Service {
     fn open_again(&mut self, key: Key, session: SessionKey, now: BootTime) -> Result<(), Refusal> {
         let party = Party::Session(session.0);
         let (owner, number) = (self.sessions.get(session).owner, self.sessions.get(session).number);
-        for Revocation { name, .. } in self.revocations.of(party).to_vec() {
+        for Revocation { name, .. } in self.revocations.of(party) {
             self.store.left(number, Arc::clone(&name));
             self.revocations.given_back(party, &name);
             self.with_effects(|table, effects| table.unlock(owner, &name, now, effects));

@@ -3,7 +3,6 @@
 //! Officer's own clients expect no unasked lines: theirs is taken at once.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tracing::warn;
 
@@ -34,41 +33,41 @@ impl Service {
         let (party, is_told, name) = (hold.party(), hold.is_extended(), Arc::clone(hold.name()));
         let holder = listing::label(self, party);
         warn!(lock = &*name, token = token.0, holder, reason, "revoked by an operator");
-        let taken = Revocation { name, token, reason: reason.into() };
+        let taken = Revocation { name: Arc::clone(&name), token, reason: reason.into() };
         match party {
             Party::Connection(_) if !is_told => {
-                self.answer(key, Needs::Nothing, &Answer::Taken { name: &taken.name, token });
-                self.with_effects(|table, effects| table.revoke(&taken.name, token, now, effects));
+                self.answer(key, Needs::Nothing, &Answer::Taken { name: &name, token });
+                self.with_effects(|table, effects| table.revoke(&name, token, now, effects));
             }
             Party::Connection(holder) => {
-                let until = self.revocations.give_until(party, token, now + self.max_idle);
-                self.revoke(key, party, Some(holder as Key), taken, until.saturating_since(now));
+                self.tell_holder(Some(holder as Key), &taken);
+                let until = self.revocations.add(party, taken, Some(now + self.max_idle));
+                let ends_in = until.unwrap_or(now).saturating_since(now);
+                self.answer(key, Needs::Nothing, &Answer::Revoking { name: &name, token, ends_in });
             }
             Party::Session(session) => {
                 let session = self.sessions.get(SessionKey(session));
                 let ends_in = session.ends_at().saturating_since(now);
-                let connection = session.connection.map(|key| key as Key);
-                let (name, reason) = (Arc::clone(&taken.name), Arc::clone(&taken.reason));
-                self.store.revoked(session.number, name, reason);
-                self.revoke(key, party, connection, taken, ends_in);
+                let connection = session.connection;
+                self.store.revoked(session.number, Arc::clone(&name), Arc::clone(&taken.reason));
+                self.tell_holder(connection.map(|key| key as Key), &taken);
+                self.revocations.add(party, taken, None);
+                // What the operator is told must be true also after a restart.
+                self.answer(key, Needs::Commit, &Answer::Revoking { name: &name, token, ends_in });
             }
         }
     }
 
-    /// Tells the holder, who is waited for, and the operator, for how long.
-    fn revoke(&mut self, key: Key, party: Party, holder: Option<Key>, taken: Revocation, ends_in: Duration) {
-        let Revocation { name, token, reason } = &taken;
-        // What the operator is told must be true also after a restart.
-        self.answer(key, Needs::Commit, &Answer::Revoking { name, token: *token, ends_in });
+    fn tell_holder(&mut self, holder: Option<Key>, taken: &Revocation) {
+        let Revocation { name, token, reason } = taken;
         if let Some(holder) = holder {
             self.answer(holder, Needs::Nothing, &Answer::Revoked { name, token: *token, reason });
         }
-        self.revocations.add(party, taken);
     }
 
     /// Repeats to a session that has resumed what was taken from it: it may not have heard.
     pub(super) fn tell_revoked(&mut self, key: Key, session: SessionKey) {
-        for Revocation { name, token, reason } in self.revocations.of(Party::Session(session.0)).to_vec() {
+        for Revocation { name, token, reason } in self.revocations.of(Party::Session(session.0)) {
             let answer = Answer::Revoked { name: &name, token, reason: &reason };
             self.answer(key, Needs::Commit, &answer);
         }
@@ -77,7 +76,7 @@ impl Service {
     /// Takes from holders without a lease what they hadn't given back in time by `heard_until`:
     /// everything that had arrived by then has been served.
     pub(super) fn take_overdue(&mut self, heard_until: BootTime, now: BootTime) {
-        while let Some((party, Revocation { name, token, .. })) = self.revocations.overdue(heard_until) {
+        while let Some((party, name, token)) = self.revocations.overdue(heard_until) {
             warn!(lock = &*name, token = token.0, "a revoked lock was not given back in time, it passes on");
             self.revocations.given_back(party, &name);
             self.with_effects(|table, effects| table.revoke(&name, token, now, effects));

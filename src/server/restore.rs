@@ -38,7 +38,7 @@ pub(super) fn put_back(
         table.restore(owner, &claim.name, &restored).map_err(|e| e.to_string())?;
         if let (ClaimState::Holding { token, .. }, Some(reason)) = (claim.row.state, claim.revoked) {
             let taken = Revocation { name: claim.name.into(), token, reason: reason.into() };
-            revocations.add(Party::Session(session.0), taken);
+            revocations.add(Party::Session(session.0), taken, None);
         }
     }
     Ok(())

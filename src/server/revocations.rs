@@ -2,7 +2,7 @@
 //! then, so that nobody else starts before the holder's command is dead (P1); but not for ever: a
 //! session isn't renewed meanwhile, and a connection without one has until a deadline.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::boot_time::BootTime;
@@ -20,51 +20,47 @@ pub(super) struct Revocation {
 /// What was taken and isn't given back.
 #[derive(Debug, Default)]
 pub(super) struct Revocations {
-    by_party: HashMap<Party, Vec<Revocation>>,
+    by_party: HashMap<Party, BTreeMap<Arc<str>, Taken>>,
     /// When holders without a lease are waited for no longer.
-    deadlines: BTreeSet<Deadline>,
+    deadlines: BTreeSet<(BootTime, Party, Arc<str>)>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Deadline {
-    at: BootTime,
+#[derive(Debug)]
+struct Taken {
     token: Token,
-    party: Party,
+    reason: Arc<str>,
+    /// Of a holder without a lease.
+    until: Option<BootTime>,
 }
 
 impl Revocations {
-    /// A lock is taken. Said again, only the reason is new.
-    pub(super) fn add(&mut self, party: Party, taken: Revocation) {
+    /// A lock is taken; its holder is waited for until then, or as long as its lease lasts. Said again,
+    /// only the reason is new: the first deadline counts, and comes back.
+    pub(super) fn add(
+        &mut self,
+        party: Party,
+        revocation: Revocation,
+        until: Option<BootTime>,
+    ) -> Option<BootTime> {
+        let Revocation { name, token, reason } = revocation;
         let all = self.by_party.entry(party).or_default();
-        match all.iter_mut().find(|known| known.token == taken.token) {
-            Some(known) => known.reason = taken.reason,
-            None => all.push(taken),
+        if let Some(known) = all.get_mut(&name) {
+            known.reason = reason;
+            return known.until;
         }
-    }
-
-    /// Has the wait for a holder end at `at`; the first deadline counts, and comes back.
-    pub(super) fn give_until(&mut self, party: Party, token: Token, at: BootTime) -> BootTime {
-        let known = self.deadlines.iter().find(|deadline| deadline.token == token);
-        match known {
-            Some(known) => known.at,
-            None => {
-                self.deadlines.insert(Deadline { at, token, party });
-                at
-            }
+        if let Some(until) = until {
+            self.deadlines.insert((until, party, Arc::clone(&name)));
         }
+        all.insert(name, Taken { token, reason, until });
+        until
     }
 
     /// The holder has given a lock back, taken from it or not.
     pub(super) fn given_back(&mut self, party: Party, name: &str) {
         let Some(all) = self.by_party.get_mut(&party) else { return };
-        let deadlines = &mut self.deadlines;
-        all.retain(|taken| {
-            let stays = *taken.name != *name;
-            if !stays {
-                deadlines.retain(|deadline| deadline.token != taken.token);
-            }
-            stays
-        });
+        if let Some((name, Taken { until: Some(until), .. })) = all.remove_entry(name) {
+            self.deadlines.remove(&(until, party, name));
+        }
         if all.is_empty() {
             self.by_party.remove(&party);
         }
@@ -72,8 +68,10 @@ impl Revocations {
 
     /// The holder has given everything back, or is no more.
     pub(super) fn all_given_back(&mut self, party: Party) {
-        if self.by_party.remove(&party).is_some() {
-            self.deadlines.retain(|deadline| deadline.party != party);
+        for (name, taken) in self.by_party.remove(&party).unwrap_or_default() {
+            if let Some(until) = taken.until {
+                self.deadlines.remove(&(until, party, name));
+            }
         }
     }
 
@@ -84,24 +82,29 @@ impl Revocations {
 
     /// This lock was taken from this holder.
     pub(super) fn has(&self, party: Party, name: &str) -> bool {
-        self.of(party).iter().any(|taken| *taken.name == *name)
+        self.by_party.get(&party).is_some_and(|all| all.contains_key(name))
     }
 
     /// All that was taken from a holder.
-    pub(super) fn of(&self, party: Party) -> &[Revocation] {
-        self.by_party.get(&party).map_or(&[], Vec::as_slice)
+    pub(super) fn of(&self, party: Party) -> Vec<Revocation> {
+        let all = self.by_party.get(&party).into_iter().flatten();
+        all.map(|(name, taken)| Revocation {
+            name: Arc::clone(name),
+            token: taken.token,
+            reason: Arc::clone(&taken.reason),
+        })
+        .collect()
     }
 
     /// The longest overdue of those whose time to give back is over; it is still there.
-    pub(super) fn overdue(&self, now: BootTime) -> Option<(Party, Revocation)> {
-        let deadline = self.deadlines.first().filter(|deadline| deadline.at <= now)?;
-        let taken = self.of(deadline.party).iter().find(|taken| taken.token == deadline.token);
-        Some((deadline.party, taken.expect("a deadline goes with what it is of").clone()))
+    pub(super) fn overdue(&self, now: BootTime) -> Option<(Party, Arc<str>, Token)> {
+        let (_, party, name) = self.deadlines.first().filter(|(until, ..)| *until <= now)?;
+        Some((*party, Arc::clone(name), self.by_party[party][name].token))
     }
 
     /// When [`Revocations::overdue`] has something next.
     pub(super) fn next_deadline(&self) -> Option<BootTime> {
-        self.deadlines.first().map(|deadline| deadline.at)
+        self.deadlines.first().map(|(until, ..)| *until)
     }
 
     /// Nothing at all is waited for.
@@ -128,23 +131,22 @@ mod tests {
     }
 
     #[test]
-    fn the_first_deadline_counts() {
+    fn the_first_deadline_and_the_last_reason_count() {
         let mut revocations = Revocations::default();
-        revocations.add(HOLDER, taken("a", 1));
-        assert_eq!(revocations.give_until(HOLDER, Token(1), at(5)), at(5));
-        revocations.add(HOLDER, Revocation { reason: "again".into(), ..taken("a", 1) });
-        assert_eq!(revocations.give_until(HOLDER, Token(1), at(9)), at(5));
+        assert_eq!(revocations.add(HOLDER, taken("a", 1), Some(at(5))), Some(at(5)));
+        let again = Revocation { reason: "again".into(), ..taken("a", 1) };
+        assert_eq!(revocations.add(HOLDER, again, Some(at(9))), Some(at(5)));
         assert!(revocations.overdue(at(4)).is_none());
-        let (party, overdue) = revocations.overdue(at(5)).unwrap();
-        assert_eq!((party, overdue.token, &*overdue.reason), (HOLDER, Token(1), "again"));
+        let (party, name, token) = revocations.overdue(at(5)).unwrap();
+        assert_eq!((party, &*name, token), (HOLDER, "a", Token(1)));
+        assert_eq!(&*revocations.of(HOLDER)[0].reason, "again");
     }
 
     #[test]
     fn what_is_given_back_is_waited_for_no_more() {
         let mut revocations = Revocations::default();
         for (party, name, token) in [(HOLDER, "a", 1), (HOLDER, "b", 2), (OTHER, "a", 3)] {
-            revocations.add(party, taken(name, token));
-            revocations.give_until(party, Token(token), at(token));
+            revocations.add(party, taken(name, token), Some(at(token)));
         }
         revocations.given_back(HOLDER, "a");
         assert!(!revocations.has(HOLDER, "a") && revocations.has(HOLDER, "b") && revocations.has(OTHER, "a"));
