@@ -21,6 +21,7 @@ use super::launch::{Launch, Letter};
 use super::line::{Heard, Line};
 use super::messages::{Channel, Order, Report};
 use super::orphans::{Orphans, Progress};
+use super::tree::Outlives;
 use super::{Exit, KilledBy};
 
 /// The guardian, as the wrapper has it. Dropped while the tree lives, it does what it does when the
@@ -33,6 +34,7 @@ pub struct Guardian {
     /// How the command itself ended.
     exit: Option<Exit>,
     spared: Vec<Pid>,
+    outlives: Outlives,
 }
 
 #[derive(Debug)]
@@ -55,6 +57,12 @@ impl Guardian {
     /// process has written to by then. Idle until [`Guardian::start`]; it exits if the wrapper dies
     /// or drops it before. From here on SIGCHLD has its default action.
     pub fn fork() -> Result<Self, SupervisorError> {
+        Self::fork_sparing(|_| false)
+    }
+
+    /// The same; what `outlives` says of is no part of the tree, wherever it is in it. But in a namespace
+    /// of its own nothing outlives the command.
+    pub fn fork_sparing(outlives: Outlives) -> Result<Self, SupervisorError> {
         let threads = fs::read_dir("/proc/self/task").map_err(SupervisorError::NoProc)?.count();
         if threads != 1 {
             return Err(SupervisorError::ThreadsExist { threads });
@@ -65,7 +73,7 @@ impl Guardian {
         match unsafe { fork() }.map_err(|errno| SupervisorError::Refused(errno.into()))? {
             ForkResult::Child => {
                 drop(ours);
-                guardian::run(theirs, inherited)
+                guardian::run(theirs, outlives, inherited)
             }
             ForkResult::Parent { child } => Ok(Self {
                 pid: child,
@@ -73,6 +81,7 @@ impl Guardian {
                 command: None,
                 exit: None,
                 spared: Vec::new(),
+                outlives,
             }),
         }
     }
@@ -267,7 +276,9 @@ impl Guardian {
         self.stage = match std::mem::replace(&mut self.stage, Stage::Gone) {
             Stage::Guarded(line) => {
                 let spared = self.spared.iter().copied();
-                Stage::Orphaned(Box::new(Orphans::new(self.command, self.exit, spared, line.into_timer())))
+                let timer = line.into_timer();
+                let orphans = Orphans::new(self.command, self.exit, spared, self.outlives, timer);
+                Stage::Orphaned(Box::new(orphans))
             }
             stage @ (Stage::Idle(_) | Stage::Orphaned(_) | Stage::Over(_) | Stage::Gone) => stage,
         };

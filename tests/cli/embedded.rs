@@ -16,7 +16,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::{Pid, geteuid};
 
-use crate::support::{PROGRAM, Running, clean, finish, is_alive, sh, wait_until};
+use crate::support::{PROGRAM, Running, Server, clean, finish, guardian_of, is_alive, sh, wait_until};
 
 /// A uid with an embedded server of its own.
 struct User(u32);
@@ -221,6 +221,136 @@ fn a_state_folder_of_another_is_refused() {
     assert!(finished.stderr.contains("it belongs to uid 0"), "{}", finished.stderr);
 }
 
+/// The embedded server is started by a wrapper that runs under a lock of another server.
+mod under_another_lock {
+    use super::*;
+
+    /// A configured server that every user can reach.
+    fn outer_server() -> Server {
+        let server = Server::start();
+        let all = |mode| std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(server.socket().parent().unwrap(), all(0o755)).unwrap();
+        std::fs::set_permissions(server.socket(), all(0o777)).unwrap();
+        server
+    }
+
+    fn outer(user: &User, server: &Server, options: &[&str], script: &str) -> Command {
+        let mut command = user.exec(&["-i", "outer", "--server", &server.url()]);
+        command.args(options).arg("--").args(sh(script)).env("PROGRAM", program());
+        command
+    }
+
+    const INNER: &str = "$PROGRAM --server local -i inner -- true";
+
+    #[test]
+    fn the_server_is_no_leftover_and_holds_no_lock() {
+        for options in [&["--leftovers", "kill"], &["--leftovers", "wait"]] {
+            let (Some(user), server) = (User::new(), outer_server()) else { return };
+            // With and without something else that outlives the command.
+            for script in [INNER.to_owned(), format!("{INNER}; (sleep 0.05 &)")] {
+                let finished = finish(&mut outer(&user, &server, options, &script));
+                assert_eq!(finished.code, Some(0), "{finished:?}");
+                assert!(!finished.stderr.contains("officer-exec ("), "{finished:?}");
+                assert_eq!(server.queue_len("outer"), 0);
+                assert!(user.server().is_some(), "it was ended with the tree: {finished:?}");
+            }
+            user.kill_server();
+        }
+    }
+
+    #[test]
+    fn a_tree_is_ended_and_the_server_goes_on_serving_others() {
+        let Some(user) = User::new() else { return };
+        let server = outer_server();
+        let script = format!("{INNER}; echo started; trap '' TERM; while :; do sleep 1; done");
+        let mut running = Running::start(&mut outer(&user, &server, &["--grace", "100ms"], &script));
+        running.expect_line("started");
+        let embedded = user.server().unwrap();
+        let holder = user.hold(&["-s", "local", "-i", "a"]);
+        running.signal(Signal::SIGTERM);
+        assert_eq!(running.wait_with_stdin_open().code, Some(137));
+        assert_eq!(server.queue_len("outer"), 0);
+        assert_eq!(user.server(), Some(embedded));
+        assert_eq!(holder.finish().code, Some(3));
+    }
+
+    #[test]
+    fn the_server_outlives_a_killed_guardian_and_a_killed_wrapper() {
+        let Some(user) = User::new() else { return };
+        let server = outer_server();
+        let mut embedded = None;
+        for victim in [guardian_of, |wrapper| wrapper] {
+            let script = format!("{INNER}; echo started; read line");
+            let mut running = Running::start(&mut outer(&user, &server, &[], &script));
+            running.expect_line("started");
+            let found = user.server();
+            assert!(found.is_some() && (embedded.is_none() || embedded == found));
+            embedded = found;
+            kill(victim(running.pid()), Signal::SIGKILL).unwrap();
+            running.wait();
+            wait_until("the lock is free", || server.queue_len("outer") == 0);
+            assert_eq!(user.server(), embedded);
+            assert_eq!(finish(&mut user.exec(&["-s", "local", "-i", "a", "true"])).code, Some(0));
+            // The next round starts a server of its own below its tree.
+            if embedded.is_some() {
+                user.kill_server();
+                embedded = None;
+            }
+        }
+    }
+
+    #[test]
+    fn what_only_looks_like_the_server_is_ended() {
+        let Some(user) = User::new() else { return };
+        let server = outer_server();
+        let folder = tempfile::Builder::new().prefix("officer-test-").tempdir_in("/tmp").unwrap();
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let other = folder.path().join("officer-exec");
+        std::fs::copy(PROGRAM, &other).unwrap();
+        // Another program at the user's socket; and this program at another socket.
+        let impostor = format!("{} --server local -i inner -- true", other.display());
+        let socket = format!("/tmp/officer-test-{}", user.0);
+        let stranger = format!(
+            "$PROGRAM serve --ephemeral -o UNIX -f {socket} 2>/dev/null & \
+             until [ -S {socket} ]; do sleep 0.01; done"
+        );
+        for script in [impostor, stranger] {
+            let finished = finish(&mut outer(&user, &server, &[], &script));
+            assert!(
+                finished.stderr.contains("left processes behind, ending them: officer-exec ("),
+                "{finished:?}"
+            );
+            assert_eq!(server.queue_len("outer"), 0);
+            assert_eq!(user.server(), None);
+            let _ = std::fs::remove_file(&socket);
+        }
+    }
+
+    #[test]
+    fn it_is_not_started_in_isolation_with_which_it_would_end() {
+        let Some(user) = User::new() else { return };
+        let server = outer_server();
+        let inner = "$PROGRAM --server local -i inner -T 500ms -- echo inside";
+        let mut isolated = outer(&user, &server, &["--isolate"], inner);
+        let refused = finish(&mut isolated);
+        if refused.stderr.contains("cannot isolate") {
+            return eprintln!("skipped: this user may not make namespaces: {}", refused.stderr);
+        }
+        assert_eq!((refused.code, user.server()), (Some(69), None), "{refused:?}");
+        assert!(
+            refused.stderr.contains("one that is started under --isolate would end with it"),
+            "{refused:?}"
+        );
+        // One that runs outside serves in there too, and goes on.
+        let holder = user.hold(&["-s", "local", "-i", "a"]);
+        let embedded = user.server();
+        let served = finish(&mut isolated);
+        assert_eq!((served.code, served.stdout.as_str()), (Some(0), "inside\n"), "{served:?}");
+        assert_eq!(user.server(), embedded);
+        assert_eq!(holder.finish().code, Some(3));
+    }
+}
+
 /// What every engine promises (`tests/backends`), of this one.
 mod as_an_engine {
     use super::*;
@@ -231,20 +361,20 @@ mod as_an_engine {
         [&LOCAL[..], options, &["--"], words].concat()
     }
 
-    /// How many hold or wait.
-    fn queue_len(user: &User) -> usize {
+    /// Who holds or waits.
+    fn queue(user: &User) -> Vec<serde_json::Value> {
         let mut status = user.exec(&["status", "a", "--server", "local", "--json"]);
         let text = finish(&mut status).stdout;
         let reply: serde_json::Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"));
         let lock = &reply["value"][0];
-        let len = |list: &serde_json::Value| list.as_array().map_or(0, Vec::len);
-        len(&lock["holders"]) + len(&lock["queue"])
+        let list = |name: &str| lock[name].as_array().cloned().unwrap_or_default();
+        [list("holders"), list("queue")].concat()
     }
 
     fn wait_for(user: &User, words: &[&'static str]) -> Running {
-        let before = queue_len(user);
+        let before = queue(user).len();
         let running = Running::start(&mut user.exec(&with(&[], words)));
-        wait_until("it stands in the queue", || queue_len(user) > before);
+        wait_until("it stands in the queue", || queue(user).len() > before);
         running
     }
 
@@ -264,7 +394,8 @@ mod as_an_engine {
         let mut first = wait_for(&user, &["sh", "-c", "echo first; read line"]);
         let mut second = wait_for(&user, &["echo", "second"]);
         user.kill_server();
-        wait_until("all three are back", || queue_len(&user) == 3);
+        let is_back = |client: &serde_json::Value| client["suspended"] == false;
+        wait_until("all three are back", || queue(&user).iter().filter(|one| is_back(one)).count() == 3);
         assert_eq!(holder.finish().code, Some(3));
         first.expect_line("first");
         assert!(second.is_running());
