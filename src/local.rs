@@ -5,14 +5,17 @@
 //! stale can stay behind. The state folder depends on the uid alone too; it is only the server's.
 
 use std::ffi::OsStr;
+use std::fmt;
 use std::fs::{self, DirBuilder};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use nix::unistd::{Uid, User, geteuid};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, socket, sockopt};
+use nix::unistd::{Pid, Uid, User, geteuid};
 
 /// Root's state folder.
 const ROOT_STATE: &str = "/var/lib/officer-exec/local";
@@ -25,7 +28,11 @@ const HOMELESS_STATE: &str = "/dev/shm";
 
 /// The name of this user's abstract socket, without the leading NUL.
 pub fn socket_name() -> String {
-    format!("officer-exec/{}", geteuid())
+    name_of(geteuid())
+}
+
+fn name_of(uid: Uid) -> String {
+    format!("officer-exec/{uid}")
 }
 
 /// The address of this user's embedded server.
@@ -61,6 +68,40 @@ pub fn state_folder() -> Result<PathBuf, StateError> {
     made.map_err(|source| StateError::Io { path: path.clone(), source })?;
     check_owner(&path)?;
     Ok(path)
+}
+
+/// Whether a process is the embedded server of its user: who listens at that user's socket, told by the
+/// kernel, runs this very program and has no children. It may live in the tree of a command, for the
+/// first wrapper that needs it starts it, but it is no part of what the command does. Never waits.
+pub fn is_embedded_server(pid: Pid) -> bool {
+    // The program first: that is cheap, and hardly any process of a tree passes.
+    runs_this_program(pid) && owner_of(pid).and_then(listener_of) == Some(pid) && !has_children(pid)
+}
+
+/// Kernels without such lists say nothing.
+fn has_children(pid: Pid) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).is_ok_and(|list| !list.is_empty())
+}
+
+fn runs_this_program(pid: Pid) -> bool {
+    let program = |process: &dyn fmt::Display| {
+        fs::metadata(format!("/proc/{process}/exe")).map(|meta| (meta.dev(), meta.ino())).ok()
+    };
+    program(&pid).is_some_and(|theirs| program(&"self") == Some(theirs))
+}
+
+fn owner_of(pid: Pid) -> Option<Uid> {
+    fs::metadata(format!("/proc/{pid}")).ok().map(|meta| Uid::from_raw(meta.uid()))
+}
+
+/// Who listens at the socket of a user, if that is a process of this user.
+fn listener_of(uid: Uid) -> Option<Pid> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None).ok()?;
+    let address = UnixAddr::new_abstract(name_of(uid).as_bytes()).ok()?;
+    connect(socket.as_raw_fd(), &address).ok()?;
+    let peer = getsockopt(&socket, sockopt::PeerCredentials).ok()?;
+    (peer.uid() == uid.as_raw()).then(|| Pid::from_raw(peer.pid()))
 }
 
 fn state_path(uid: Uid) -> PathBuf {

@@ -61,8 +61,25 @@ async fn connect_once() -> io::Result<Box<dyn Stream>> {
     Ok(Box::new(stream))
 }
 
+/// The first process of the namespace that `--isolate` makes goes by this name.
+const ISOLATED_BY: &str = "officer-init\n";
+
+/// What is started in a namespace of its own ends with it, and no process may outlive that: so a server
+/// for the whole user isn't started in there.
+fn refuse_in_isolation() -> io::Result<()> {
+    match std::fs::read_to_string("/proc/1/comm") {
+        Ok(first_process) if first_process == ISOLATED_BY => Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "no embedded server runs, and one that is started under --isolate would end with it; \
+             have one started outside or name another server with --server",
+        )),
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
 /// Starts the embedded server; returns when it serves, or when another one won the election.
 fn start() -> io::Result<()> {
+    refuse_in_isolation()?;
     let started = orphaning(|| {
         Command::new(this_program())
             .arg0("officer-exec")
@@ -82,7 +99,8 @@ fn start() -> io::Result<()> {
 }
 
 /// Runs `start`, whose orphans become init's and not ours: a wrapper ends the tree of which it is the
-/// reaper, and the server doesn't belong to that. One at a time: a start that took too long goes on
+/// reaper, and the server doesn't belong to that. Below another lock they become its guardian's, who
+/// knows the server by [`crate::local::is_embedded_server`]. One at a time: a start that took too long goes on
 /// beside the next one, which must not take "no reaper" for what it has to restore.
 fn orphaning<T>(start: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());

@@ -335,6 +335,13 @@ impl<'a> Place<'a> {
 
     async fn heard(&mut self, heard: Heard) -> Result<Option<Granted>, AcquireError> {
         match heard {
+            Heard::Reply(Reply::Revoked { name, reason, .. }) if name == self.full_name => {
+                // Granted, but that was lost, and then taken by an operator: to be given back unused.
+                if let Some(link) = self.officer.link.take() {
+                    let _in_time = tokio::time::timeout(LEAVE_BOUND, link.close()).await;
+                }
+                self.start_over(Loss::Revoked { reason }).await.map(|()| None)
+            }
             Heard::Reply(reply) => self.answered(reply),
             Heard::Renewed { sent } => {
                 self.next_renewal = sent + self.renew_every();

@@ -45,7 +45,7 @@ impl Connection {
         beat.tick().await;
         let reply = loop {
             tokio::select! {
-                reply = wire.receive() => break reply?,
+                reply = receive(&mut wire) => break reply?,
                 _ = beat.tick() => wire.queue(&Request::KeepAlive),
             }
         };
@@ -62,9 +62,22 @@ async fn rest(mut wire: Wire, every: Duration, mut woken: oneshot::Receiver<()>)
             _ = &mut woken => return Ok(wire),
             _ = beat.tick() => wire.queue(&Request::KeepAlive),
             // A line that nobody asked for: the connection is out of step, or it was closed.
-            reply = wire.receive() => {
+            reply = receive(&mut wire) => {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, format!("unasked line {:?}", reply?)));
             }
+        }
+    }
+}
+
+/// The next reply. That an operator has taken a lock is said unasked: it stays ours until it is
+/// unlocked, or until the server has waited for that for long enough.
+async fn receive(wire: &mut Wire) -> io::Result<Reply> {
+    loop {
+        match wire.receive().await? {
+            Reply::Revoked { name, reason, .. } => {
+                tracing::warn!(lock = name, reason, "an operator takes the lock, unlock it soon");
+            }
+            reply => return Ok(reply),
         }
     }
 }

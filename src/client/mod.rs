@@ -49,7 +49,9 @@ pub struct LockOptions {
     pub timeout: Option<Duration>,
     /// Give up at once if so many are in the queue already, holders counted; at least 1.
     pub queue_max: Option<u64>,
-    /// How many may hold the lock at once; `None` is a plain Officer lock: one.
+    /// How many may hold the lock at once; `None` is a plain Officer lock: one. With a limit, a lock that
+    /// an operator takes stays ours until it is unlocked, for as long as the server keeps an idle
+    /// connection; without one it is gone at once.
     pub limit: Option<Limit>,
 }
 

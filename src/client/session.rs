@@ -108,7 +108,7 @@ enum Link {
 }
 
 enum Resumption {
-    Back { wire: Wire, sent: BootTime, holds: Vec<Held>, waits: Vec<String> },
+    Back { wire: Wire, sent: BootTime, ttl: Duration, holds: Vec<Held>, waits: Vec<String> },
     Over(SessionEnd),
 }
 
@@ -262,9 +262,11 @@ impl Session {
     fn resumed(&mut self, resumption: Resumption) -> SessionEvent {
         match resumption {
             Resumption::Over(end) => self.over(end),
-            Resumption::Back { wire, sent, holds, waits } => {
+            Resumption::Back { wire, sent, ttl, holds, waits } => {
                 self.link = Link::Up(wire);
-                self.proven_at = self.proven_at.max(sent);
+                // Where it didn't renew, because an operator has taken something, the rest of the ttl is told.
+                let proven_at = sent - self.ttl.saturating_sub(ttl);
+                self.proven_at = self.proven_at.max(proven_at);
                 SessionEvent::Resumed { holds, waits }
             }
         }
@@ -343,7 +345,11 @@ async fn try_resume(connector: &dyn Connect, id: SessionId) -> io::Result<Resump
     let sent = BootTime::now();
     wire.queue(&Request::Resume { session: id });
     match wire.receive().await? {
-        Reply::Resumed { holds, waits, .. } => Ok(Resumption::Back { wire, sent, holds, waits }),
+        Reply::Resumed { ttl, holds, waits } => {
+            let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+            let ttl = Duration::try_from_secs_f64(ttl).map_err(invalid)?;
+            Ok(Resumption::Back { wire, sent, ttl, holds, waits })
+        }
         Reply::SessionUnknown => Ok(Resumption::Over(SessionEnd::Unknown)),
         other => Err(io::Error::new(io::ErrorKind::InvalidData, format!("unexpected answer {other:?}"))),
     }

@@ -2,14 +2,18 @@
 //! down in `docs/protocol.md`. Knows nothing of sockets, connections or who holds what.
 
 pub(crate) mod answer;
+mod fields;
 pub(crate) mod json;
 mod parse;
+#[cfg(test)]
+mod parse_test;
 mod quick;
+mod refusal;
 mod reply;
 mod request;
 
 pub use answer::{Answer, TurnedAwayBy};
-pub use parse::{ErrorCode, Refusal};
+pub use refusal::{ErrorCode, Refusal};
 pub use reply::{
     Granted, Held, Holder, HolderStatus, LockStatus, Reply, ReplyError, ServerStatus, TurnedAway,
     WaiterStatus,

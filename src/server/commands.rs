@@ -13,6 +13,7 @@ use crate::secret;
 use super::connection::{Key, Needs, Role};
 use super::listing::{self, Lists};
 use super::operators;
+use super::revocations::Revocation;
 use super::service::Service;
 use super::store::{ClaimRow, SavedSession};
 
@@ -198,10 +199,14 @@ impl Service {
     }
 
     fn note_left(&mut self, key: Key, name: &str) {
-        if let Some(session) = self.session(key) {
-            self.store.left(self.sessions.get(session).number, Arc::from(name));
-            self.revocations.given_back(session, name);
-        }
+        let party = match self.session(key) {
+            Some(session) => {
+                self.store.left(self.sessions.get(session).number, Arc::from(name));
+                Party::Session(session.0)
+            }
+            None => Party::Connection(key as u32),
+        };
+        self.revocations.given_back(party, name);
     }
 
     fn unlock(&mut self, key: Key, name: &str, now: BootTime) {
@@ -225,7 +230,10 @@ impl Service {
         if let Some(owner) = self.owner(key) {
             let names: Vec<_> = match self.session(key) {
                 Some(_) => self.table.claims_of(owner).map(|claim| Arc::clone(claim.name())).collect(),
-                None => Vec::new(),
+                None => {
+                    self.revocations.all_given_back(Party::Connection(key as u32));
+                    Vec::new()
+                }
             };
             for name in names {
                 self.note_left(key, &name);
@@ -248,7 +256,7 @@ impl Service {
         if let Some(opened) = drawn.and_then(|id| self.sessions.find(id)) {
             return self.open_again(key, opened, now);
         }
-        let ttl = Duration::from_millis(ttl.as_millis() as u64);
+        let ttl = whole_millis(ttl);
         if ttl < MIN_TTL || ttl > self.max_ttl {
             let (least, most) = (MIN_TTL.as_secs_f64(), self.max_ttl.as_secs_f64());
             return Err(Refusal::new(ErrorCode::BadField, format!("ttl must be {least} to {most} seconds")));
@@ -270,10 +278,15 @@ impl Service {
         Ok(())
     }
 
-    /// A client that never saw the answer to its `open` asks again.
+    /// A client that never saw the answer to its `open` asks again. It has seen no grant either, so what an
+    /// operator has taken from it is unused, and given back here.
     fn open_again(&mut self, key: Key, session: SessionKey, now: BootTime) -> Result<(), Refusal> {
-        if self.revocations.concern(session) {
-            return Err(operators::revoked());
+        let party = Party::Session(session.0);
+        let (owner, number) = (self.sessions.get(session).owner, self.sessions.get(session).number);
+        for Revocation { name, .. } in self.revocations.of(party) {
+            self.store.left(number, Arc::clone(&name));
+            self.revocations.given_back(party, &name);
+            self.with_effects(|table, effects| table.unlock(owner, &name, now, effects));
         }
         self.sessions.renew(session, now);
         self.attach(key, session);
@@ -285,19 +298,21 @@ impl Service {
 
     fn resume_session(&mut self, key: Key, id: SessionId, now: BootTime) -> Result<(), Refusal> {
         self.check_fresh(key)?;
-        // Resuming renews, and what was taken from a session ends with its time.
-        let session = self.sessions.find(id).filter(|&session| !self.revocations.concern(session));
-        let Some(session) = session else {
+        let Some(session) = self.sessions.find(id) else {
             self.answer(key, Needs::Nothing, &Answer::SessionUnknown);
             return Ok(());
         };
-        self.sessions.renew(session, now);
+        // Resuming renews; but what was taken from a session ends with its time at the latest.
+        if !self.revocations.concern(Party::Session(session.0)) {
+            self.sessions.renew(session, now);
+        }
         self.attach(key, session);
         let owner = Some(self.sessions.get(session).owner);
-        let ttl = self.sessions.get(session).ttl;
+        let ttl = whole_millis(self.sessions.get(session).ends_at().saturating_since(now));
         let holds = listing::holds(self, owner);
         let waits = listing::names(self, owner, |state| matches!(state, ClaimState::Waiting { .. }));
         self.answer(key, Needs::Commit, &Answer::Resumed { ttl, holds: &holds, waits: &waits });
+        self.tell_revoked(key, session);
         self.resume_if_ready(session, now);
         Ok(())
     }
@@ -334,7 +349,7 @@ impl Service {
 
     fn renew(&mut self, key: Key, seq: u64, now: BootTime) -> Result<(), Refusal> {
         let Some(session) = self.session(key) else { return Err(no_session()) };
-        if self.revocations.concern(session) {
+        if self.revocations.concern(Party::Session(session.0)) {
             return Err(operators::revoked());
         }
         self.sessions.renew(session, now);
@@ -365,4 +380,9 @@ impl Service {
 
 fn no_session() -> Refusal {
     Refusal::new(ErrorCode::NoSession, "this connection has no session; open or resume one first")
+}
+
+/// As times are told and stored; never longer than it was.
+fn whole_millis(time: Duration) -> Duration {
+    Duration::from_millis(time.as_millis() as u64)
 }

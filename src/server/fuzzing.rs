@@ -172,6 +172,7 @@ impl Play {
         self.finish_turn();
         assert!(self.service.is_empty(), "a connection or session stayed");
         assert_eq!(self.service.table.lock_count(), 0, "a lock stayed");
+        assert!(self.service.revocations.is_empty(), "a revocation stayed");
         assert_eq!(self.service.table.next_deadline(), None, "a deadline stayed");
     }
 }
@@ -185,7 +186,7 @@ fn command(input: &mut Input<'_>, play: &Play) -> String {
     };
     let token = play.tokens.iter().rev().nth(input.below(4)).copied().unwrap_or(0);
     let number = input.below(7);
-    let body = match input.below(18) {
+    let body = match input.below(20) {
         0..=2 => format!(r#""lock","name":"{name}""#),
         3 | 4 => format!(r#""lock","name":"{name}","limit":{number}"#),
         5 => format!(r#""lock","name":"{name}","timeout":{number}.5"#),
@@ -197,6 +198,8 @@ fn command(input: &mut Input<'_>, play: &Play) -> String {
         13 | 14 => format!(r#""resume","session":"{session}""#),
         15 => format!(r#""renew","seq":{number}"#),
         16 => format!(r#""close","session":"{session}""#),
+        17 => format!(r#""open","session":"{number:032x}","ttl":5"#),
+        18 => format!(r#""verify","name":"{name}","token":{token}"#),
         _ => format!(r#""release","name":"{name}","token":{token},"reason":"r""#),
     };
     format!("{{\"command\":{body}}}\n")

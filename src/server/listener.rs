@@ -4,9 +4,8 @@ use std::fmt;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net as std_unix;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use mio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use mio::{Interest, Registry, Token};
@@ -15,6 +14,7 @@ use rustix::net::{RecvFlags, SendFlags};
 
 use super::ServeError;
 use super::connection::Peer;
+use super::socket_file::SocketFile;
 
 /// A peer that is gone without a word is found after 60 s + 3 × 15 s.
 const KEEP_ALIVE_IDLE_SECONDS: u32 = 60;
@@ -30,8 +30,8 @@ enum Kind {
     Tcp(TcpListener),
     Unix {
         listener: UnixListener,
-        /// The file that we made and remove at the end.
-        path: Option<PathBuf>,
+        /// Ours to remove, unless the socket came from elsewhere.
+        file: Option<SocketFile>,
     },
 }
 
@@ -83,20 +83,16 @@ impl Listener {
     /// Listens on a socket file. One that is left behind by a dead server is replaced.
     pub fn unix(path: impl Into<PathBuf>) -> Result<Self, ServeError> {
         let path = path.into();
-        let bound = match UnixListener::bind(&path) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => replace_stale(&path),
-            bound => bound,
-        };
-        match bound {
-            Ok(listener) => Ok(Self(Kind::Unix { listener, path: Some(path) })),
-            Err(source) => Err(ServeError::Listen { address: path.display().to_string(), source }),
-        }
+        let address = path.display().to_string();
+        let (listener, file) =
+            SocketFile::bind(path).map_err(|source| ServeError::Listen { address, source })?;
+        Ok(Self(Kind::Unix { listener, file: Some(file) }))
     }
 
     /// Listens on a UNIX socket that the caller has bound, an abstract one for example.
     pub fn from_std_unix(listener: std_unix::UnixListener) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
-        Ok(Self(Kind::Unix { listener: UnixListener::from_std(listener), path: None }))
+        Ok(Self(Kind::Unix { listener: UnixListener::from_std(listener), file: None }))
     }
 
     /// Listens on a TCP socket that the caller has bound.
@@ -109,8 +105,8 @@ impl Listener {
     pub fn address(&self) -> io::Result<Address> {
         Ok(match &self.0 {
             Kind::Tcp(listener) => Address::Tcp(listener.local_addr()?),
-            Kind::Unix { path: Some(path), .. } => Address::Unix(path.clone()),
-            Kind::Unix { listener, path: None } => match listener.local_addr()?.as_pathname() {
+            Kind::Unix { file: Some(file), .. } => Address::Unix(file.path().to_owned()),
+            Kind::Unix { listener, file: None } => match listener.local_addr()?.as_pathname() {
                 Some(path) => Address::Unix(path.to_owned()),
                 None => Address::Unnamed,
             },
@@ -136,15 +132,6 @@ impl Listener {
                 Ok((Socket::Tcp(stream), Peer::Tcp(address)))
             }
             Kind::Unix { listener, .. } => Ok((Socket::Unix(listener.accept()?.0), Peer::Unix(unix_number))),
-        }
-    }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        if let Kind::Unix { path: Some(path), .. } = &self.0 {
-            // Best effort: a file that stays is seen to be stale by the next start.
-            let _ = std::fs::remove_file(path);
         }
     }
 }
@@ -200,20 +187,4 @@ fn keep_alive(stream: &TcpStream) -> nix::Result<()> {
     setsockopt(stream, sockopt::TcpKeepInterval, &KEEP_ALIVE_INTERVAL_SECONDS)?;
     setsockopt(stream, sockopt::TcpKeepCount, &KEEP_ALIVE_TRIES)?;
     setsockopt(stream, sockopt::KeepAlive, &true)
-}
-
-/// A socket file that nobody listens behind refuses connections. So does any other file, which is
-/// not ours to remove.
-fn replace_stale(path: &Path) -> io::Result<UnixListener> {
-    if !std::fs::symlink_metadata(path)?.file_type().is_socket() {
-        return Err(io::Error::new(io::ErrorKind::AddrInUse, "there is a file that is no socket"));
-    }
-    match std_unix::UnixStream::connect(path) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            std::fs::remove_file(path)?;
-            UnixListener::bind(path)
-        }
-        Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another server listens there")),
-        Err(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "the path is in use")),
-    }
 }

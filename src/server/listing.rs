@@ -179,7 +179,7 @@ fn push_lock_status(out: &mut Vec<u8>, service: &Service, lock: &LockView<'_>, n
         push_holder(out, service, &claim, now);
         out.pop();
         push_life(out, service, &claim, now);
-        push_bool(out, "revoked", is_revoked(service, &claim));
+        push_bool(out, "revoked", service.revocations.has(claim.party(), claim.name()));
         out.push(b'}');
     }
     for claim in lock.waiters() {
@@ -211,13 +211,6 @@ fn push_life(out: &mut Vec<u8>, service: &Service, claim: &ClaimView<'_>, now: B
     push_field(out, "seen");
     push_seconds(out, now.saturating_since(heard_at.unwrap_or(now)));
     push_bool(out, "suspended", suspended);
-}
-
-fn is_revoked(service: &Service, claim: &ClaimView<'_>) -> bool {
-    match claim.party() {
-        Party::Connection(_) => false,
-        Party::Session(key) => service.revocations.has(SessionKey(key), claim.name()),
-    }
 }
 
 fn push_bool(out: &mut Vec<u8>, name: &str, value: bool) {

@@ -28,9 +28,11 @@ mod lookout;
 mod operators;
 mod readiness;
 mod restore;
+mod revocations;
 mod service;
 #[cfg(test)]
 mod service_test;
+mod socket_file;
 mod statistics;
 mod store;
 

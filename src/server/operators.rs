@@ -1,8 +1,7 @@
-//! What operators ask: who holds and waits, and to take a lock away. A session's lock passes on only
-//! when its holder has given it back or can't have it any more (P1): so the session is told, and not
-//! renewed until it has; its own deadline ends it if it doesn't listen.
+//! What operators ask: who holds and waits, and to take a lock away. A lock passes on only when its
+//! holder has given it back or can't have it any more (P1): so the holder is told, and waited for.
+//! Officer's own clients expect no unasked lines: theirs is taken at once.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use tracing::warn;
@@ -13,46 +12,8 @@ use crate::protocol::{Answer, ErrorCode, Refusal};
 
 use super::connection::{Key, Needs};
 use super::listing;
+use super::revocations::Revocation;
 use super::service::Service;
-
-/// Locks that were taken from sessions which haven't given them back. Forgotten at a restart: the
-/// operator who still sees the holder then says it again.
-#[derive(Debug, Default)]
-pub(super) struct Revocations(HashMap<SessionKey, Vec<Arc<str>>>);
-
-impl Revocations {
-    fn add(&mut self, session: SessionKey, name: &Arc<str>) {
-        let names = self.0.entry(session).or_default();
-        if !names.contains(name) {
-            names.push(Arc::clone(name));
-        }
-    }
-
-    /// The session has given a lock back, taken from it or not.
-    pub(super) fn given_back(&mut self, session: SessionKey, name: &str) {
-        if let Some(names) = self.0.get_mut(&session) {
-            names.retain(|revoked| **revoked != *name);
-            if names.is_empty() {
-                self.0.remove(&session);
-            }
-        }
-    }
-
-    /// The session has given everything back, or is no more.
-    pub(super) fn all_given_back(&mut self, session: SessionKey) {
-        self.0.remove(&session);
-    }
-
-    /// The session has something that was taken from it.
-    pub(super) fn concern(&self, session: SessionKey) -> bool {
-        self.0.contains_key(&session)
-    }
-
-    /// This lock was taken from this session.
-    pub(super) fn has(&self, session: SessionKey, name: &str) -> bool {
-        self.0.get(&session).is_some_and(|names| names.iter().any(|revoked| **revoked == *name))
-    }
-}
 
 impl Service {
     pub(super) fn status(&mut self, key: Key, name: Option<&str>, now: BootTime) {
@@ -69,34 +30,56 @@ impl Service {
         let Some(hold) = self.find_hold(name, token) else {
             return self.answer(key, Needs::Nothing, &Answer::NotHeld { name, token });
         };
-        let (party, name) = (hold.party(), Arc::clone(hold.name()));
+        let (party, is_told, name) = (hold.party(), hold.is_extended(), Arc::clone(hold.name()));
         let holder = listing::label(self, party);
         warn!(lock = &*name, token = token.0, holder, reason, "revoked by an operator");
+        let taken = Revocation { name: Arc::clone(&name), token, reason: reason.into() };
         match party {
-            Party::Connection(_) => {
+            Party::Connection(_) if !is_told => {
                 self.answer(key, Needs::Nothing, &Answer::Taken { name: &name, token });
                 self.with_effects(|table, effects| table.revoke(&name, token, now, effects));
             }
-            Party::Session(session) => self.revoke(key, SessionKey(session), &name, token, reason, now),
+            Party::Connection(holder) => {
+                self.tell_holder(Some(holder as Key), &taken);
+                let until = self.revocations.add(party, taken, Some(now + self.max_idle));
+                let ends_in = until.unwrap_or(now).saturating_since(now);
+                self.answer(key, Needs::Nothing, &Answer::Revoking { name: &name, token, ends_in });
+            }
+            Party::Session(session) => {
+                let session = self.sessions.get(SessionKey(session));
+                let ends_in = session.ends_at().saturating_since(now);
+                let connection = session.connection;
+                self.store.revoked(session.number, Arc::clone(&name), Arc::clone(&taken.reason));
+                self.tell_holder(connection.map(|key| key as Key), &taken);
+                self.revocations.add(party, taken, None);
+                // What the operator is told must be true also after a restart.
+                self.answer(key, Needs::Commit, &Answer::Revoking { name: &name, token, ends_in });
+            }
         }
     }
 
-    fn revoke(
-        &mut self,
-        key: Key,
-        session: SessionKey,
-        name: &Arc<str>,
-        token: Token,
-        reason: &str,
-        now: BootTime,
-    ) {
-        self.revocations.add(session, name);
-        let session = self.sessions.get(session);
-        let ends_in = session.ends_at().saturating_since(now);
-        let connection = session.connection;
-        self.answer(key, Needs::Nothing, &Answer::Revoking { name, token, ends_in });
-        if let Some(connection) = connection {
-            self.answer(connection as Key, Needs::Nothing, &Answer::Revoked { name, token, reason });
+    fn tell_holder(&mut self, holder: Option<Key>, taken: &Revocation) {
+        let Revocation { name, token, reason } = taken;
+        if let Some(holder) = holder {
+            self.answer(holder, Needs::Nothing, &Answer::Revoked { name, token: *token, reason });
+        }
+    }
+
+    /// Repeats to a session that has resumed what was taken from it: it may not have heard.
+    pub(super) fn tell_revoked(&mut self, key: Key, session: SessionKey) {
+        for Revocation { name, token, reason } in self.revocations.of(Party::Session(session.0)) {
+            let answer = Answer::Revoked { name: &name, token, reason: &reason };
+            self.answer(key, Needs::Commit, &answer);
+        }
+    }
+
+    /// Takes from holders without a lease what they hadn't given back in time by `heard_until`:
+    /// everything that had arrived by then has been served.
+    pub(super) fn take_overdue(&mut self, heard_until: BootTime, now: BootTime) {
+        while let Some((party, name, token)) = self.revocations.overdue(heard_until) {
+            warn!(lock = &*name, token = token.0, "a revoked lock was not given back in time, it passes on");
+            self.revocations.given_back(party, &name);
+            self.with_effects(|table, effects| table.revoke(&name, token, now, effects));
         }
     }
 

@@ -1,32 +1,34 @@
 //! Puts what was stored back into the table: every session with a full ttl and suspended until it
-//! resumes, what it held, and its places in queues in their order.
+//! resumes, what it held, and its places in queues in their order. What was taken from it stays taken.
 
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
 use crate::boot_time::BootTime;
-use crate::lock::{OwnerId, Restored, Sessions, Table};
+use crate::lock::{ClaimState, OwnerId, Party, Restored, SessionKey, Sessions, Table};
 
+use super::revocations::{Revocation, Revocations};
 use super::store::Saved;
 
 pub(super) fn put_back(
     saved: Saved,
     table: &mut Table,
     sessions: &mut Sessions,
+    revocations: &mut Revocations,
     now: BootTime,
 ) -> Result<(), String> {
-    let mut owners: HashMap<u64, OwnerId> = HashMap::new();
+    let mut owners: HashMap<u64, (SessionKey, OwnerId)> = HashMap::new();
     for session in saved.sessions {
         let key = sessions
             .restore(table, session.id, session.number, session.ttl, session.who, now)
             .ok_or_else(|| format!("session {} is stored twice", session.number))?;
         let owner = sessions.get(key).owner;
         table.suspend(owner);
-        owners.insert(session.number, owner);
+        owners.insert(session.number, (key, owner));
     }
     for claim in saved.claims {
         let owner = owners.get(&claim.session);
-        let owner = *owner.ok_or_else(|| format!("{:?} belongs to no session", claim.name))?;
+        let &(session, owner) = owner.ok_or_else(|| format!("{:?} belongs to no session", claim.name))?;
         let restored = Restored {
             limit: claim.row.limit,
             extended: claim.row.extended,
@@ -34,6 +36,10 @@ pub(super) fn put_back(
             state: claim.row.state,
         };
         table.restore(owner, &claim.name, &restored).map_err(|e| e.to_string())?;
+        if let (ClaimState::Holding { token, .. }, Some(reason)) = (claim.row.state, claim.revoked) {
+            let taken = Revocation { name: claim.name.into(), token, reason: reason.into() };
+            revocations.add(Party::Session(session.0), taken, None);
+        }
     }
     Ok(())
 }

@@ -28,7 +28,7 @@ use super::isolate::{self, Status};
 use super::launch::{LastWill, Letter};
 use super::messages::{Channel, Order, Received, Report, Sent};
 use super::policy::{Action, Input, Remains, Supervision};
-use super::tree::Tree;
+use super::tree::{Outlives, Tree};
 use super::will;
 
 /// As `ps` and `pkill` know it; the wrapper's name doesn't match it.
@@ -38,9 +38,9 @@ const NAME: &std::ffi::CStr = c"officer-guard";
 const FAILED: i32 = 70;
 
 /// Turns this process, just forked, into a guardian.
-pub(super) fn run(channel: Channel, inherited: Inherited) -> ! {
+pub(super) fn run(channel: Channel, outlives: Outlives, inherited: Inherited) -> ! {
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        Guard::new(channel, inherited).and_then(Guard::watch)
+        Guard::new(channel, outlives, inherited).and_then(Guard::watch)
     }));
     match outcome {
         Ok(Ok(never)) => match never {},
@@ -96,7 +96,7 @@ struct Ready {
 }
 
 impl Guard {
-    fn new(channel: Channel, inherited: Inherited) -> io::Result<Self> {
+    fn new(channel: Channel, outlives: Outlives, inherited: Inherited) -> io::Result<Self> {
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)?;
         set_name(NAME)?;
         set_child_subreaper(true)?;
@@ -108,7 +108,7 @@ impl Guard {
             supervision: Supervision::new(),
             inherited,
             environment: command::environment(),
-            tree: Tree::new([]),
+            tree: Tree::new([], outlives),
             command: None,
             addressee: None,
             end: EndOfCommand::OfChild,
@@ -129,7 +129,7 @@ impl Guard {
             let ready = self.wait()?;
             // Time first: whatever else has come, a tree past its deadline dies now.
             self.take(Input::Woken)?;
-            self.sweep_if_due();
+            self.sweep_if_due()?;
             if ready.starting {
                 self.take_exec_result()?;
             }
@@ -242,12 +242,15 @@ impl Guard {
         }
     }
 
-    fn sweep_if_due(&mut self) {
+    fn sweep_if_due(&mut self) -> io::Result<()> {
         let is_due = self.tree.retry_at().is_some_and(|at| at <= BootTime::now());
         if self.supervision.is_killing() && is_due {
             // The next one is due soon enough if the wrapper can't be told now.
             let _ = self.sweep();
+            // What outlives the tree says nothing when it alone is left.
+            self.take_children(false)?;
         }
+        Ok(())
     }
 
     fn sweep(&mut self) -> io::Result<()> {
@@ -340,6 +343,11 @@ impl Guard {
             self.take(Input::CommandEnded(exit))?;
         }
         if self.supervision.is_tree_alive() {
+            // With the command itself there is no need to look.
+            let remains = match self.command {
+                Some(_) => remains,
+                None => self.tree.remains_to_end(remains),
+            };
             self.take(Input::Reaped(remains))?;
         }
         if self.supervision.is_killing() && self.tree.has_new_child() {

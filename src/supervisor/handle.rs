@@ -21,6 +21,7 @@ use super::launch::{LastWill, Launch, Letter};
 use super::line::{Heard, Line};
 use super::messages::{Channel, Order, Report};
 use super::orphans::{Orphans, Progress};
+use super::tree::Outlives;
 use super::{Exit, KilledBy};
 
 /// The guardian, as the wrapper has it. Dropped while the tree lives, it does what it does when the
@@ -33,6 +34,7 @@ pub struct Guardian {
     /// How the command itself ended.
     exit: Option<Exit>,
     spared: Vec<Pid>,
+    outlives: Outlives,
 }
 
 #[derive(Debug)]
@@ -56,6 +58,12 @@ impl Guardian {
     /// or drops it before; what was [bequeathed](Guardian::bequeath) it carries out if the wrapper died.
     /// From here on SIGCHLD has its default action.
     pub fn fork() -> Result<Self, SupervisorError> {
+        Self::fork_sparing(|_| false)
+    }
+
+    /// The same; what `outlives` says of is no part of the tree, wherever it is in it. But in a namespace
+    /// of its own nothing outlives the command.
+    pub fn fork_sparing(outlives: Outlives) -> Result<Self, SupervisorError> {
         let threads = fs::read_dir("/proc/self/task").map_err(SupervisorError::NoProc)?.count();
         if threads != 1 {
             return Err(SupervisorError::ThreadsExist { threads });
@@ -66,7 +74,7 @@ impl Guardian {
         match unsafe { fork() }.map_err(|errno| SupervisorError::Refused(errno.into()))? {
             ForkResult::Child => {
                 drop(ours);
-                guardian::run(theirs, inherited)
+                guardian::run(theirs, outlives, inherited)
             }
             ForkResult::Parent { child } => Ok(Self {
                 pid: child,
@@ -74,6 +82,7 @@ impl Guardian {
                 command: None,
                 exit: None,
                 spared: Vec::new(),
+                outlives,
             }),
         }
     }
@@ -201,9 +210,13 @@ impl Guardian {
     }
 
     /// Ends the guardian without its last will: what had to be given back was given back. To be
-    /// called when the tree is dead, or was never started; else it is the same as a drop.
-    pub fn dismiss(self) {
-        drop(self);
+    /// called when the tree is dead, or was never started; else it is the same as a drop. Returns when
+    /// the guardian is gone; it has nothing to do but to exit.
+    pub async fn dismiss(mut self) {
+        if let Stage::Idle(line) | Stage::Over(line) = &mut self.stage {
+            line.farewell().await;
+            self.stage = Stage::Gone;
+        }
     }
 
     fn send_launch(&mut self, launch: Launch) -> io::Result<()> {
@@ -277,7 +290,9 @@ impl Guardian {
         self.stage = match std::mem::replace(&mut self.stage, Stage::Gone) {
             Stage::Guarded(line) => {
                 let spared = self.spared.iter().copied();
-                Stage::Orphaned(Box::new(Orphans::new(self.command, self.exit, spared, line.into_timer())))
+                let timer = line.into_timer();
+                let orphans = Orphans::new(self.command, self.exit, spared, self.outlives, timer);
+                Stage::Orphaned(Box::new(orphans))
             }
             stage @ (Stage::Idle(_) | Stage::Orphaned(_) | Stage::Over(_) | Stage::Gone) => stage,
         };

@@ -16,6 +16,8 @@
 //!
 //! A tree counts as dead only when `wait` says that no child is left: for a subreaper that means
 //! that no descendant is, whatever it did to hide (daemons, process groups and sessions included).
+//! The only processes that may be left are those of which the caller says that they serve others as
+//! well ([`Outlives`]).
 //!
 //! * [`Guardian`]: the wrapper's end: start, stop, kill, deadlines, events
 //! * `policy`: PURE: what to do when; `guardian`: the loop that does it
@@ -55,6 +57,7 @@ pub use nix::unistd::Pid;
 pub use policy::{Leftovers, Policy};
 pub use signals::{Received, Signals};
 pub use stdio::let_go_of_stdio;
+pub use tree::Outlives;
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -10,7 +10,7 @@ use crate::boot_time::BootTime;
 use crate::boot_timer::BootTimer;
 
 use super::policy::Remains;
-use super::tree::Tree;
+use super::tree::{Outlives, Tree};
 use super::{Exit, Leftover};
 
 /// Between two looks: soon at first, since most trees die at once, then ever later.
@@ -50,10 +50,11 @@ impl Orphans {
         command: Option<Pid>,
         exit: Option<Exit>,
         spared: impl IntoIterator<Item = Pid>,
+        outlives: Outlives,
         timer: Option<BootTimer>,
     ) -> Self {
         Self {
-            tree: Tree::new(spared),
+            tree: Tree::new(spared, outlives),
             command,
             exit,
             timer,
@@ -83,6 +84,7 @@ impl Orphans {
     fn look(&mut self) -> Option<Progress> {
         let unkillable = self.tree.kill(BootTime::now());
         let (reaped, remains) = self.tree.reap();
+        let remains = self.tree.remains_to_end(remains);
         let ended = reaped.iter().find(|one| Some(one.pid) == self.command);
         if let (Some(ended), None) = (ended, self.exit) {
             self.exit = Some(ended.exit);

@@ -25,12 +25,18 @@ const STOP_ROUNDS: usize = 8;
 const FIRST_RETRY: Duration = Duration::from_millis(2);
 const LAST_RETRY: Duration = Duration::from_secs(1);
 
+/// Says of a process of the tree that it isn't to be ended with it: one that serves others as well. It
+/// is asked anew each time, for a process may become something else, and must not block.
+pub type Outlives = fn(Pid) -> bool;
+
 /// All descendants of this process but those that are spared.
 #[derive(Debug)]
 pub(super) struct Tree {
     root: Pid,
     /// Children that aren't ours to end, and what is below them.
     spared: HashSet<Pid>,
+    /// Which processes of the tree aren't ours to end either, wherever they are in it.
+    outlives: Outlives,
     /// A child that is no part of the command, though it is of the tree.
     our_own: Option<Pid>,
     /// What was sent SIGKILL: when it turns up as our child, orphaned by a parent that was quicker to
@@ -51,10 +57,11 @@ pub(super) struct Reaped {
 
 impl Tree {
     /// The descendants of this process.
-    pub(super) fn new(spared: impl IntoIterator<Item = Pid>) -> Self {
+    pub(super) fn new(spared: impl IntoIterator<Item = Pid>, outlives: Outlives) -> Self {
         Self {
             root: Pid::this(),
             spared: spared.into_iter().collect(),
+            outlives,
             our_own: None,
             killed: HashSet::new(),
             stood_still: HashSet::new(),
@@ -63,9 +70,23 @@ impl Tree {
         }
     }
 
-    /// This child is ours, not the command's: it isn't named among what the command left.
+    /// This child is ours, not the command's: it isn't named among what the command left. It is the
+    /// first process of a namespace, and nothing in there outlives it.
     pub(super) fn set_our_own(&mut self, child: Pid) {
         self.our_own = Some(child);
+        self.outlives = |_| false;
+    }
+
+    /// Whether anything is left that must end, given what [`Tree::reap`] has said. As with those that
+    /// are spared, the list of our children can be trusted.
+    pub(super) fn remains_to_end(&self, remains: Remains) -> Remains {
+        match remains {
+            Remains::None => Remains::None,
+            Remains::Some => {
+                let must_end = |child: &Pid| !self.spared.contains(child) && !(self.outlives)(*child);
+                if children(self.root).iter().any(must_end) { Remains::Some } else { Remains::None }
+            }
+        }
     }
 
     /// Takes in all children that have ended, and says whether others are left.
@@ -173,7 +194,10 @@ impl Tree {
 
     /// Whether we have got a child that no sweep has met: one that was forked or orphaned since.
     pub(super) fn has_new_child(&self) -> bool {
-        children(self.root).iter().any(|child| !self.killed.contains(child) && !self.spared.contains(child))
+        let is_new = |child: &Pid| {
+            !self.killed.contains(child) && !self.spared.contains(child) && !(self.outlives)(*child)
+        };
+        children(self.root).iter().any(is_new)
     }
 
     /// Stops all it finds, until a look finds nothing new, and returns them.
@@ -197,12 +221,10 @@ impl Tree {
 
     fn processes(&self) -> Vec<Process> {
         let mut skipped = self.spared.clone();
-        let all = descendants(self.root);
-        if skipped.is_empty() {
-            return all;
-        }
         // Parents come first, so one pass skips everything below a spared child.
-        all.into_iter()
+        descendants(self.root)
+            .into_iter()
+            .filter(|process| !(self.outlives)(process.pid))
             .filter(|process| {
                 let skip = skipped.contains(&process.pid) || skipped.contains(&process.parent);
                 if skip {

@@ -1,8 +1,8 @@
 //! The lock is taken first, and passes on when the command has ended.
 
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
-use crate::support::{Running, Server, finish, officer_exec, sh};
+use crate::support::{PROGRAM, Running, Server, clean, finish, officer_exec, sh};
 
 #[test]
 fn the_command_has_its_own_stdin_stdout_and_code() {
@@ -93,4 +93,22 @@ fn shell_joins_the_words() {
     let server = Server::start();
     let finished = server.run(&["--shell"], &["echo a;", "echo b | tr b c"]);
     assert_eq!(finished.stdout, "a\nc\n");
+}
+
+#[test]
+fn a_user_database_that_does_not_answer_is_not_waited_for() {
+    if !nix::unistd::geteuid().is_root() {
+        return eprintln!("skipped: needs root, for a mount of its own");
+    }
+    let server = Server::start();
+    let fifo = server.data_dir().join("passwd");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    // Whoever opens the list of users waits for a writer that never comes.
+    let script = format!(
+        "mount --bind {} /etc/passwd && exec {PROGRAM} --server {} -i a -- echo done",
+        fifo.display(),
+        server.url()
+    );
+    let finished = finish(clean(Command::new("unshare")).args(["--mount", "sh", "-c", &script]));
+    assert_eq!((finished.code, finished.stdout.as_str()), (Some(0), "done\n"), "{finished:?}");
 }

@@ -17,7 +17,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::{Pid, geteuid};
 
-use crate::support::{PROGRAM, Running, clean, finish, is_alive, sh, wait_until};
+use crate::support::{PROGRAM, Running, Server, clean, finish, guardian_of, is_alive, sh, wait_until};
 
 /// A uid with an embedded server of its own.
 struct User(u32);
@@ -220,4 +220,134 @@ fn a_state_folder_of_another_is_refused() {
     let finished = finish(&mut user.exec(&["-s", "local", "-T", "1", "--", "echo", "never"]));
     assert_eq!((finished.code, finished.stdout.as_str()), (Some(69), ""));
     assert!(finished.stderr.contains("it belongs to uid 0"), "{}", finished.stderr);
+}
+
+/// The embedded server is started by a wrapper that runs under a lock of another server.
+mod under_another_lock {
+    use super::*;
+
+    /// A configured server that every user can reach.
+    fn outer_server() -> Server {
+        let server = Server::start();
+        let all = |mode| std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(server.socket().parent().unwrap(), all(0o755)).unwrap();
+        std::fs::set_permissions(server.socket(), all(0o777)).unwrap();
+        server
+    }
+
+    fn outer(user: &User, server: &Server, options: &[&str], script: &str) -> Command {
+        let mut command = user.exec(&["-i", "outer", "--server", &server.url()]);
+        command.args(options).arg("--").args(sh(script)).env("PROGRAM", program());
+        command
+    }
+
+    const INNER: &str = "$PROGRAM --server local -i inner -- true";
+
+    #[test]
+    fn the_server_is_no_leftover_and_holds_no_lock() {
+        for options in [&["--leftovers", "kill"], &["--leftovers", "wait"]] {
+            let (Some(user), server) = (User::new(), outer_server()) else { return };
+            // With and without something else that outlives the command.
+            for script in [INNER.to_owned(), format!("{INNER}; (sleep 0.05 &)")] {
+                let finished = finish(&mut outer(&user, &server, options, &script));
+                assert_eq!(finished.code, Some(0), "{finished:?}");
+                assert!(!finished.stderr.contains("officer-exec ("), "{finished:?}");
+                assert_eq!(server.queue_len("outer"), 0);
+                assert!(user.server().is_some(), "it was ended with the tree: {finished:?}");
+            }
+            user.kill_server();
+        }
+    }
+
+    #[test]
+    fn a_tree_is_ended_and_the_server_goes_on_serving_others() {
+        let Some(user) = User::new() else { return };
+        let server = outer_server();
+        let script = format!("{INNER}; echo started; trap '' TERM; while :; do sleep 1; done");
+        let mut running = Running::start(&mut outer(&user, &server, &["--grace", "100ms"], &script));
+        running.expect_line("started");
+        let embedded = user.server().unwrap();
+        let holder = user.hold(&["-s", "local", "-i", "a"]);
+        running.signal(Signal::SIGTERM);
+        assert_eq!(running.wait_with_stdin_open().code, Some(137));
+        assert_eq!(server.queue_len("outer"), 0);
+        assert_eq!(user.server(), Some(embedded));
+        assert_eq!(holder.finish().code, Some(3));
+    }
+
+    #[test]
+    fn the_server_outlives_a_killed_guardian_and_a_killed_wrapper() {
+        let Some(user) = User::new() else { return };
+        let server = outer_server();
+        let mut embedded = None;
+        for victim in [guardian_of, |wrapper| wrapper] {
+            let script = format!("{INNER}; echo started; read line");
+            let mut running = Running::start(&mut outer(&user, &server, &[], &script));
+            running.expect_line("started");
+            let found = user.server();
+            assert!(found.is_some() && (embedded.is_none() || embedded == found));
+            embedded = found;
+            kill(victim(running.pid()), Signal::SIGKILL).unwrap();
+            running.wait();
+            wait_until("the lock is free", || server.queue_len("outer") == 0);
+            assert_eq!(user.server(), embedded);
+            assert_eq!(finish(&mut user.exec(&["-s", "local", "-i", "a", "true"])).code, Some(0));
+            // The next round starts a server of its own below its tree.
+            if embedded.is_some() {
+                user.kill_server();
+                embedded = None;
+            }
+        }
+    }
+
+    #[test]
+    fn what_only_looks_like_the_server_is_ended() {
+        let Some(user) = User::new() else { return };
+        let server = outer_server();
+        let folder = tempfile::Builder::new().prefix("officer-test-").tempdir_in("/tmp").unwrap();
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let other = folder.path().join("officer-exec");
+        std::fs::copy(PROGRAM, &other).unwrap();
+        // Another program at the user's socket; and this program at another socket.
+        let impostor = format!("{} --server local -i inner -- true", other.display());
+        let socket = format!("/tmp/officer-test-{}", user.0);
+        let stranger = format!(
+            "$PROGRAM serve --ephemeral -o UNIX -f {socket} 2>/dev/null & \
+             until [ -S {socket} ]; do sleep 0.01; done"
+        );
+        for script in [impostor, stranger] {
+            let finished = finish(&mut outer(&user, &server, &[], &script));
+            assert!(
+                finished.stderr.contains("left processes behind, ending them: officer-exec ("),
+                "{finished:?}"
+            );
+            assert_eq!(server.queue_len("outer"), 0);
+            assert_eq!(user.server(), None);
+            let _ = std::fs::remove_file(&socket);
+        }
+    }
+
+    #[test]
+    fn it_is_not_started_in_isolation_with_which_it_would_end() {
+        let Some(user) = User::new() else { return };
+        let server = outer_server();
+        let inner = "$PROGRAM --server local -i inner -T 500ms -- echo inside";
+        let mut isolated = outer(&user, &server, &["--isolate"], inner);
+        let refused = finish(&mut isolated);
+        if refused.stderr.contains("cannot isolate") {
+            return eprintln!("skipped: this user may not make namespaces: {}", refused.stderr);
+        }
+        assert_eq!((refused.code, user.server()), (Some(69), None), "{refused:?}");
+        assert!(
+            refused.stderr.contains("one that is started under --isolate would end with it"),
+            "{refused:?}"
+        );
+        // One that runs outside serves in there too, and goes on.
+        let holder = user.hold(&["-s", "local", "-i", "a"]);
+        let embedded = user.server();
+        let served = finish(&mut isolated);
+        assert_eq!((served.code, served.stdout.as_str()), (Some(0), "inside\n"), "{served:?}");
+        assert_eq!(user.server(), embedded);
+        assert_eq!(holder.finish().code, Some(3));
+    }
 }

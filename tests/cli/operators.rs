@@ -1,6 +1,12 @@
 //! The operators' verbs against a server with real wrappers.
 
-use crate::support::{Finished, Server, finish, officer_exec};
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+
+use nix::sys::signal::Signal;
+
+use crate::support::{DEADLINE, Finished, LONG_TTL, Running, Server, finish, officer_exec, sh, wait_until};
 
 fn ask(server: &Server, words: &[&str]) -> Finished {
     finish(officer_exec().args(words).args(["--server", &server.url()]))
@@ -50,6 +56,142 @@ fn release_ends_the_holders_tree_and_then_the_lock_passes_on() {
     assert_eq!(ended.code(), Some(79));
     let again = ask(&server, &["release", "a", "--token", &token, "--reason", "it hangs"]);
     assert_eq!((again.code, again.stdout.as_str()), (Some(79), "not held by this token\n"));
+}
+
+/// A holder whose command doesn't end when it is told to, but when the file is there.
+fn hold_until_there(server: &Server, file: &Path, options: &[&str]) -> Running {
+    let script = format!(
+        "trap 'echo stopping' TERM; echo started; until [ -e {} ]; do sleep 0.02; done; exit 3",
+        file.display()
+    );
+    let mut holder = Running::start(&mut server.exec(&[options, &["-i", "a"]].concat(), &sh(&script)));
+    holder.expect_line("started");
+    holder
+}
+
+fn release(server: &Server) {
+    let token = token(server, "a");
+    let released = ask(server, &["release", "a", "--token", &token, "--reason", "it hangs"]);
+    assert!(released.stdout.starts_with("told the holder"), "{released:?}");
+}
+
+/// The command is told to stop and takes its time; the lock passes on when it is dead, and not before.
+fn passes_on_when_dead(server: &Server, file: &Path, mut holder: Running, waiter: Running) {
+    holder.expect_line("stopping");
+    assert_eq!(server.queue_len("a"), 2);
+    std::fs::write(file, "").unwrap();
+    assert_eq!(waiter.finish().stdout, "next\n");
+    let ended = holder.wait_with_stdin_open();
+    assert_eq!(ended.code, Some(79), "{ended:?}");
+    assert!(ended.stderr.contains("revoked by an operator: it hangs"), "{ended:?}");
+}
+
+#[test]
+fn a_lock_without_a_lease_passes_on_when_its_holders_tree_is_dead() {
+    let server = Server::start();
+    let end = server.data_dir().join("end");
+    let holder = hold_until_there(&server, &end, &["--ttl", "0", "--grace", "20m"]);
+    let waiter = server.wait_for("a", &["-i", "a"], &["echo", "next"]);
+    release(&server);
+    passes_on_when_dead(&server, &end, holder, waiter);
+}
+
+#[test]
+fn a_holder_that_has_not_heard_of_it_is_told_after_the_server_was_killed() {
+    let mut server = Server::start();
+    let end = server.data_dir().join("end");
+    let holder = hold_until_there(&server, &end, &["--ttl", LONG_TTL, "--grace", "20m"]);
+    let waiter = server.wait_for("a", &["-i", "a"], &["echo", "next"]);
+    // Its wrapper stands still while the server is killed, an operator takes the lock, and the server
+    // is killed again: what the operator said is known by nothing but the store.
+    holder.signal(Signal::SIGSTOP);
+    server.kill();
+    server.start_again();
+    release(&server);
+    server.kill();
+    server.start_again();
+    wait_until("the waiter is back", || server.connected_sessions() == 1);
+    assert_eq!(server.queue_len("a"), 2);
+    holder.signal(Signal::SIGCONT);
+    passes_on_when_dead(&server, &end, holder, waiter);
+}
+
+#[test]
+fn a_holder_that_is_stopping_keeps_the_next_one_away_over_a_kill_of_the_server() {
+    let mut server = Server::start();
+    let end = server.data_dir().join("end");
+    let mut holder = hold_until_there(&server, &end, &["--ttl", LONG_TTL, "--grace", "20m"]);
+    let waiter = server.wait_for("a", &["-i", "a"], &["echo", "next"]);
+    release(&server);
+    holder.expect_line("stopping");
+    server.kill();
+    server.start_again();
+    wait_until("the waiter is back", || server.connected_sessions() == 1);
+    assert_eq!(server.queue_len("a"), 2);
+    std::fs::write(&end, "").unwrap();
+    assert_eq!(waiter.finish().stdout, "next\n");
+    assert_eq!(holder.wait().code(), Some(79));
+}
+
+/// One connection of a server that says what a test wants.
+struct Played(BufReader<TcpStream>);
+
+impl Played {
+    fn accept(listener: &TcpListener) -> Self {
+        let stream = listener.accept().unwrap().0;
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        Self(BufReader::new(stream))
+    }
+
+    /// Reads up to the first request of this kind.
+    fn expect(&mut self, command: &str) -> serde_json::Value {
+        loop {
+            let mut line = String::new();
+            assert!(self.0.read_line(&mut line).unwrap() > 0, "the end came before {command}");
+            let request: serde_json::Value = serde_json::from_str(&line).unwrap();
+            if request["command"] == command {
+                return request;
+            }
+        }
+    }
+
+    fn say(&mut self, lines: &[&str]) {
+        let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+        self.0.get_mut().write_all(text.as_bytes()).unwrap();
+    }
+
+    /// Takes an `open` with a `lock` behind it; the session's id.
+    fn open(&mut self) -> String {
+        let id = self.expect("open")["session"].as_str().unwrap().to_owned();
+        self.expect("lock");
+        self.say(&[&format!(r#"{{"session":"{id}","ttl":10,"result":"opened"}}"#)]);
+        id
+    }
+}
+
+#[test]
+fn a_waiter_whose_lost_grant_was_taken_gives_it_back_and_asks_again() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("officer://{}", listener.local_addr().unwrap());
+    let waiter = Running::start(officer_exec().args(["-s", &url, "-i", "a", "--", "echo", "started"]));
+    let mut first = Played::accept(&listener);
+    let id = first.open();
+    drop(first);
+    let mut second = Played::accept(&listener);
+    assert_eq!(second.expect("resume")["session"], id.as_str());
+    second.say(&[
+        r#"{"ttl":9,"holds":[{"name":"a","token":7,"slot":0,"limit":1}],"waits":[],"result":"resumed"}"#,
+        r#"{"name":"a","token":7,"reason":"by hand","result":"revoked"}"#,
+    ]);
+    second.expect("close");
+    second.say(&[r#"{"result":"closed"}"#]);
+    let mut third = Played::accept(&listener);
+    assert_ne!(third.open(), id);
+    third.say(&[r#"{"name":"a","token":8,"slot":0,"limit":1,"result":"acquired"}"#]);
+    third.expect("close");
+    third.say(&[r#"{"result":"closed"}"#]);
+    let finished = waiter.finish();
+    assert_eq!((finished.code, finished.stdout.as_str()), (Some(0), "started\n"), "{finished:?}");
 }
 
 #[test]

@@ -1,5 +1,9 @@
 //! `--status-file` says how it went, however it went.
 
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
+
+use nix::sys::stat::Mode;
 use serde_json::Value;
 
 use crate::support::{Server, sh};
@@ -47,4 +51,21 @@ fn a_file_that_cannot_be_written_is_told_before_the_lock_is_taken() {
     let finished = server.run(&["--status-file", "/nowhere/status"], &["echo", "never"]);
     assert_eq!((finished.code, finished.stdout.as_str()), (Some(2), ""));
     assert!(finished.stderr.contains("/nowhere/status"), "{}", finished.stderr);
+}
+
+#[test]
+fn a_fifo_is_written_if_somebody_reads_it_and_refused_at_once_if_nobody_does() {
+    let server = Server::start();
+    let fifo = server.data_dir().join("fifo");
+    nix::unistd::mkfifo(&fifo, Mode::S_IRWXU).unwrap();
+    let options = ["-i", "a", "--status-file", fifo.to_str().unwrap()];
+    let refused = server.run(&options, &["echo", "never"]);
+    assert_eq!((refused.code, refused.stdout.as_str()), (Some(2), ""));
+    assert!(refused.stderr.contains("that nobody reads"), "{}", refused.stderr);
+
+    let mut reader = std::fs::File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&fifo).unwrap();
+    assert_eq!(server.run(&options, &["true"]).code, Some(0));
+    let mut line = String::new();
+    reader.read_to_string(&mut line).unwrap();
+    assert!(line.contains("\"outcome\":\"ended\"") && line.ends_with('\n'), "{line}");
 }

@@ -9,7 +9,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::Signal;
 use officer::boot_time::BootTime;
 
-use crate::scene::{Ending, LONG, SHORT, Scene, expect_code, lasting};
+use crate::scene::{Ending, LONG, SHORT, Scene, lasting};
 use crate::server::{Prepare, Server};
 use crate::table::Proof;
 
@@ -81,8 +81,7 @@ fn a_full_disk_grants_nothing_and_ends_nothing() -> Proof {
     assert!(holder.wrapper.is_running());
     scene.tell_to_end();
     scene.server.wait_for_log("answers are held back");
-    let (code, said) = holder.ended_saying();
-    expect_code(code, 0, &said);
+    let code = holder.ends_with(0);
     lasting(SHORT);
     assert_eq!(scene.runs(), 1, "a grant was told that isn't stored");
     let begun = BootTime::now();
@@ -106,7 +105,6 @@ fn a_read_only_store_is_refused() -> Proof {
     lasting(LONG);
     scene.server.prepare(None);
     scene.server.start();
-    let (code, said) = holder.ended_saying();
-    expect_code(code, 79, &said);
+    let code = holder.ends_with(79);
     scene.judge(next, Ending::new(code, begun))
 }

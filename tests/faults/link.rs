@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use officer::boot_time::BootTime;
 
 use crate::beats::OnTerm;
-use crate::scene::{Ending, Holder, LONG, Scene, expect_code, lasting};
+use crate::scene::{Ending, Holder, LONG, Scene, lasting};
 use crate::table::Proof;
 
 crate::faults![
@@ -128,8 +128,7 @@ fn loses_the_lock(ways: &[usize], carries: Carries) -> Proof {
     cable.set(ways, carries);
     lasting(LONG);
     cable.set(ways, Carries::Now);
-    let (code, said) = holder.ended_saying();
-    expect_code(code, 79, &said);
+    let code = holder.ends_with(79);
     scene.judge(next, Ending::new(code, begun))
 }
 
@@ -150,14 +149,9 @@ fn a_network_slower_than_the_lease_loses_the_lock() -> Proof {
 }
 
 fn a_slow_network_costs_nothing() -> Proof {
-    let (scene, cable, mut holder) = scene_with_cable();
+    let (scene, cable, holder) = scene_with_cable();
     let next = scene.next();
     cable.set(&[TO_SERVER, TO_HOLDER], Carries::Later(Duration::from_millis(150)));
     lasting(LONG);
-    assert!(holder.wrapper.is_running());
-    let told = BootTime::now();
-    scene.tell_to_end();
-    let (code, said) = holder.ended_saying();
-    expect_code(code, 0, &said);
-    scene.judge(next, Ending::new(code, told).prompt())
+    scene.judge_unharmed(holder, next)
 }

@@ -5,7 +5,7 @@ use officer::boot_time::BootTime;
 use crate::beats::OnTerm;
 use crate::engines::{Engine, Networked, Officer};
 use crate::netns::{Hosts, SERVER_ADDRESS, Way};
-use crate::scene::{Ending, Holder, LONG, SHORT, Scene, TTL, expect_code, lasting};
+use crate::scene::{Ending, Holder, LONG, SHORT, Scene, TTL, lasting};
 use crate::table::Proof;
 
 crate::faults![
@@ -74,26 +74,20 @@ fn loses_the_lock<E: Networked>(fault: &'static Fault) -> Proof {
         (fault.begin)(&hosts);
         lasting(LONG);
         (fault.end)(&hosts);
-        let (code, said) = holder.ended_saying();
-        expect_code(code, 79, &said);
+        let code = holder.ends_with(79);
         scene.judge(next, Ending::new(code, begun))
     })
 }
 
 /// The network fails for a moment: the command runs on, well beyond the lease it had then.
 fn costs_nothing<E: Networked>(fault: &'static Fault) -> Proof {
-    between_hosts::<E>(|Apart { scene, hosts, mut holder }| {
+    between_hosts::<E>(|Apart { scene, hosts, holder }| {
         let next = scene.next();
         (fault.begin)(&hosts);
         lasting(SHORT);
         (fault.end)(&hosts);
         lasting(LONG);
-        assert!(holder.wrapper.is_running());
-        let told = BootTime::now();
-        scene.tell_to_end();
-        let (code, said) = holder.ended_saying();
-        expect_code(code, 0, &said);
-        scene.judge(next, Ending::new(code, told).prompt())
+        scene.judge_unharmed(holder, next)
     })
 }
 

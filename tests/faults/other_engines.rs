@@ -13,7 +13,7 @@ use crate::network::{
     a_cut_from_the_wrapper_loses_the_lock, a_cut_network_loses_the_lock,
     a_cut_towards_the_wrapper_loses_the_lock, a_short_cut_costs_nothing,
 };
-use crate::scene::{Ending, Holder, LONG, Scene, Site, TTL, expect_code, lasting};
+use crate::scene::{Ending, Holder, LONG, Scene, Site, TTL, lasting};
 use crate::support::wait_until;
 use crate::table::Proof;
 
@@ -109,9 +109,7 @@ fn under<E: Engine>(
         let next = scene.next();
         let begun = BootTime::now();
         fault(&mut scene, &mut holder);
-        let (ended, said) = holder.ended_saying();
-        assert_eq!(ended, code, "the holder's exit code; it said: {said}");
-        scene.judge(next, after(Ending::new(ended, begun)))
+        scene.judge(next, after(Ending::new(holder.ends_by(code), begun)))
     })
 }
 
@@ -129,12 +127,7 @@ fn unharmed_by<E: Engine>(
         let mut holder = scene.hold();
         let next = scene.next();
         fault(&mut scene, &mut holder);
-        assert!(holder.wrapper.is_running());
-        let told = BootTime::now();
-        scene.tell_to_end();
-        let (code, said) = holder.ended_saying();
-        expect_code(code, 0, &said);
-        scene.judge(next, Ending::new(code, told).prompt())
+        scene.judge_unharmed(holder, next)
     })
 }
 
@@ -172,8 +165,7 @@ fn a_killed_waiter_is_skipped<E: Engine>() -> Proof {
         drop(waiter);
         let told = BootTime::now();
         scene.tell_to_end();
-        let (code, said) = holder.ended_saying();
-        expect_code(code, 0, &said);
+        let code = holder.ends_with(0);
         scene.judge(next, Ending::new(code, told).prompt())
     })
 }

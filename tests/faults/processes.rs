@@ -4,7 +4,7 @@ use nix::sys::signal::{Signal, killpg};
 use officer::boot_time::BootTime;
 
 use crate::beats::{OnTerm, Until};
-use crate::scene::{Ending, Holder, LONG, Scene, expect_code, lasting};
+use crate::scene::{Ending, Holder, LONG, Scene, lasting};
 use crate::support::{finish, officer_exec, wait_until};
 use crate::table::Proof;
 
@@ -57,8 +57,7 @@ fn end_under(
     let next = scene.next();
     let begun = BootTime::now();
     fault(&scene, &mut holder);
-    let (ended, said) = holder.ended_saying();
-    assert_eq!(ended, code, "the holder's exit code; it said: {said}");
+    let ended = holder.ends_by(code);
     (scene, next, Ending::new(ended, begun))
 }
 
@@ -68,12 +67,7 @@ fn unharmed_by(fault: impl FnOnce(&Scene, &mut Holder)) -> Proof {
     let mut holder = scene.hold();
     let next = scene.next();
     fault(&scene, &mut holder);
-    assert!(holder.wrapper.is_running());
-    let told = BootTime::now();
-    scene.tell_to_end();
-    let (code, said) = holder.ended_saying();
-    expect_code(code, 0, &said);
-    scene.judge(next, Ending::new(code, told).prompt())
+    scene.judge_unharmed(holder, next)
 }
 
 fn a_killed_wrapper_hands_over() -> Proof {
@@ -105,8 +99,7 @@ fn in_its_own_group(fault: impl FnOnce(&mut Holder) -> Option<i32>) -> Proof {
     let next = scene.next();
     let begun = BootTime::now();
     let code = fault(&mut holder);
-    let (ended, said) = holder.ended_saying();
-    assert_eq!(ended, code, "the holder's exit code; it said: {said}");
+    let ended = holder.ends_by(code);
     scene.judge(next, Ending::new(ended, begun))
 }
 
@@ -144,9 +137,8 @@ fn a_stopped_guardian_is_woken_at_the_deadline() -> Proof {
     let begun = BootTime::now();
     holder.signal(holder.guardian, Signal::SIGSTOP);
     scene.server.signal(Signal::SIGSTOP);
-    let (code, said) = holder.ended_saying();
+    let code = holder.ends_with(LOST);
     scene.server.signal(Signal::SIGCONT);
-    expect_code(code, LOST, &said);
     scene.judge(next, Ending::new(code, begun))
 }
 
@@ -178,7 +170,7 @@ fn an_isolated_tree_dies_with_wrapper_and_guardian() -> Proof {
     holder.signal(holder.guardian, Signal::SIGSTOP);
     holder.wrapper.signal(Signal::SIGKILL);
     holder.signal(holder.guardian, Signal::SIGKILL);
-    let (code, _) = holder.ended_saying();
+    let code = holder.ends_by(None);
     scene.judge(next, Ending::new(code, begun))
 }
 
@@ -204,8 +196,7 @@ fn a_terminated_command_takes_its_daemon_along() -> Proof {
     let next = scene.next();
     let begun = BootTime::now();
     holder.signal(holder.command, Signal::SIGTERM);
-    let (code, said) = holder.ended_saying();
-    expect_code(code, TERMINATED, &said);
+    let code = holder.ends_with(TERMINATED);
     scene.judge(next, Ending::new(code, begun))
 }
 
@@ -239,11 +230,7 @@ fn a_killed_waiter_is_skipped() -> Proof {
     let next = scene.next();
     waiter.signal(Signal::SIGKILL);
     drop(waiter);
-    let told = BootTime::now();
-    scene.tell_to_end();
-    let (code, said) = holder.ended_saying();
-    expect_code(code, 0, &said);
-    scene.judge(next, Ending::new(code, told).prompt())
+    scene.judge_unharmed(holder, next)
 }
 
 /// The grant lies in its socket until another has got the lock: it must not take it for one.
@@ -255,8 +242,7 @@ fn a_waiter_that_slept_through_its_grant_asks_again() -> Proof {
     sleeper.signal(Signal::SIGSTOP);
     let told = BootTime::now();
     scene.tell_to_end();
-    let (code, said) = holder.ended_saying();
-    expect_code(code, 0, &said);
+    let code = holder.ends_with(0);
     wait_until("the next one runs", || scene.runs() == 2);
     sleeper.signal(Signal::SIGCONT);
     scene.judge_all(vec![next, sleeper], Ending::new(code, told))

@@ -182,6 +182,16 @@ impl<S: Site> Scene<S> {
         self.beats().runs.len()
     }
 
+    /// Nobody has noticed anything: the holder's command ends when it is told to, and not before; the
+    /// hand-over is measured from there.
+    pub(crate) fn judge_unharmed(&self, mut holder: Holder, next: Running) -> Proof {
+        assert!(holder.wrapper.is_running());
+        let told = BootTime::now();
+        self.tell_to_end();
+        let code = holder.ends_with(0);
+        self.judge(next, Ending::new(code, told).prompt())
+    }
+
     /// Waits for the next one's end, and checks what must be true whatever the fault was.
     pub(crate) fn judge(&self, next: Running, ending: Ending) -> Proof {
         self.judge_all(vec![next], ending)
@@ -242,10 +252,18 @@ impl Holder {
         kill(to, signal).expect("it is there");
     }
 
-    /// Waits for the wrapper's end: its code (none if a signal ended it), and what it said.
-    pub(crate) fn ended_saying(self) -> (Option<i32>, String) {
+    /// Waits for the wrapper's end, which must have this code.
+    #[track_caller]
+    pub(crate) fn ends_with(self, code: i32) -> Option<i32> {
+        self.ends_by(Some(code))
+    }
+
+    /// The same; none: a signal ended it.
+    #[track_caller]
+    pub(crate) fn ends_by(self, code: Option<i32>) -> Option<i32> {
         let finished = self.wrapper.wait_with_stdin_open();
-        (finished.code, finished.stderr)
+        assert_eq!(finished.code, code, "the holder's exit code; it said: {}", finished.stderr);
+        code
     }
 }
 
@@ -266,10 +284,4 @@ fn ran_until(run: &Run, ending: &Ending) -> BootTime {
 /// A fault's length.
 pub(crate) fn lasting(duration: Duration) {
     std::thread::sleep(duration);
-}
-
-/// The name of the case that fails.
-#[track_caller]
-pub(crate) fn expect_code(code: Option<i32>, expected: i32, said: &str) {
-    assert_eq!(code, Some(expected), "the holder's exit code; it said: {said}");
 }

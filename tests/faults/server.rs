@@ -11,6 +11,7 @@ use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::{Value, json};
 
 use crate::scene::Site;
 use crate::support::{PROGRAM, clean, pid_of, spawn_tied, wait_until};
@@ -107,6 +108,23 @@ impl Server {
     fn log_file(&self) -> PathBuf {
         self.folder.join("log")
     }
+
+    /// An operator takes a lock from its holder.
+    pub(crate) fn release(&self, lock: &str) {
+        let status = self.ask(&json!({"command": "status", "name": lock}));
+        let token = &status["value"][0]["holders"][0]["token"];
+        let release = json!({"command": "release", "name": lock, "token": token, "reason": "a test"});
+        let reply = self.ask(&release);
+        assert_eq!(reply["result"], "revoking", "{reply}");
+    }
+
+    fn ask(&self, request: &Value) -> Value {
+        let mut stream = UnixStream::connect(self.socket()).expect("the server listens");
+        writeln!(stream, "{request}").expect("the server listens");
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).expect("the server answers");
+        serde_json::from_str(&line).expect("JSON")
+    }
 }
 
 impl Site for Server {
@@ -115,11 +133,7 @@ impl Site for Server {
     }
 
     fn queue_len(&self, lock: &str) -> usize {
-        let mut stream = UnixStream::connect(self.socket()).expect("the server listens");
-        stream.write_all(b"{\"command\":\"locks\"}\n").expect("the server listens");
-        let mut line = String::new();
-        BufReader::new(stream).read_line(&mut line).expect("the server answers");
-        let reply: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+        let reply = self.ask(&json!({"command": "locks"}));
         reply["value"][lock].as_array().map_or(0, Vec::len)
     }
 }

@@ -10,7 +10,7 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 use officer::boot_time::BootTime;
 
-use crate::scene::{Ending, LONG, SHORT, Scene, expect_code, lasting};
+use crate::scene::{Ending, LOCK, LONG, SHORT, Scene, lasting};
 use crate::support::wait_until;
 use crate::table::Proof;
 
@@ -24,6 +24,7 @@ crate::faults![
     a_server_stopped_for_long_loses_the_lock: "server SIGSTOP, then SIGCONT",
     a_server_stopped_for_a_moment_costs_nothing: "server SIGSTOP for 300 ms",
     a_server_killed_again_and_again_doubles_nobody: "server SIGKILL and back again and again, eight in the queue",
+    a_killed_server_knows_what_an_operator_took: "server SIGKILL between an operator's release and the holder",
     a_server_without_descriptors_serves_whom_it_has: "server out of file descriptors",
 ];
 
@@ -33,16 +34,11 @@ const BETWEEN_KILLS: Duration = Duration::from_millis(130);
 /// Nobody notices; the hand-over is measured from the command's own end.
 fn costs_nothing(fault: impl FnOnce(&mut Scene)) -> Proof {
     let mut scene = Scene::new();
-    let mut holder = scene.hold();
+    let holder = scene.hold();
     let next = scene.next();
     fault(&mut scene);
     lasting(LONG);
-    assert!(holder.wrapper.is_running());
-    let told = BootTime::now();
-    scene.tell_to_end();
-    let (code, said) = holder.ended_saying();
-    expect_code(code, 0, &said);
-    scene.judge(next, Ending::new(code, told).prompt())
+    scene.judge_unharmed(holder, next)
 }
 
 /// The server is away for longer than the lease, then `back` brings it back.
@@ -54,8 +50,7 @@ fn loses_the_lock(away: Signal, back: impl FnOnce(&mut Scene)) -> Proof {
     scene.server.end(away);
     lasting(LONG);
     back(&mut scene);
-    let (code, said) = holder.ended_saying();
-    expect_code(code, 79, &said);
+    let code = holder.ends_with(79);
     scene.judge(next, Ending::new(code, begun))
 }
 
@@ -105,8 +100,7 @@ fn a_server_stopped_for_long_loses_the_lock() -> Proof {
     lasting(LONG);
     let back = BootTime::now();
     scene.server.signal(Signal::SIGCONT);
-    let (code, said) = holder.ended_saying();
-    expect_code(code, 79, &said);
+    let code = holder.ends_with(79);
     // It finds that the holder was there while it slept, but also that it gave the lock back.
     scene.judge(next, Ending::new(code, begun).free_at(back))
 }
@@ -131,9 +125,28 @@ fn a_server_killed_again_and_again_doubles_nobody() -> Proof {
         scene.server.start();
         lasting(BETWEEN_KILLS);
     }
-    let (code, said) = holder.ended_saying();
-    expect_code(code, 0, &said);
+    let code = holder.ends_with(0);
     scene.judge_all(nexts, Ending::new(code, told))
+}
+
+fn a_killed_server_knows_what_an_operator_took() -> Proof {
+    let mut scene = Scene::new();
+    let holder = scene.hold();
+    let next = scene.next();
+    let begun = BootTime::now();
+    // The holder hears nothing from the first of these servers, nor from the second.
+    holder.wrapper.signal(Signal::SIGSTOP);
+    for is_asked in [true, false] {
+        scene.server.end(Signal::SIGKILL);
+        scene.server.start();
+        if is_asked {
+            scene.server.release(LOCK);
+        }
+    }
+    let back = BootTime::now();
+    holder.wrapper.signal(Signal::SIGCONT);
+    let code = holder.ends_with(79);
+    scene.judge(next, Ending::new(code, begun).free_at(back))
 }
 
 fn a_server_without_descriptors_serves_whom_it_has() -> Proof {
@@ -141,19 +154,14 @@ fn a_server_without_descriptors_serves_whom_it_has() -> Proof {
     const DESCRIPTORS: u64 = 80;
     let few = || Ok(setrlimit(Resource::RLIMIT_NOFILE, DESCRIPTORS, DESCRIPTORS)?);
     let scene = Scene::with(|server| server.prepare(Some(Arc::new(few))));
-    let mut holder = scene.hold();
+    let holder = scene.hold();
     let next = scene.next();
     let crowd: Vec<_> = (0..2 * DESCRIPTORS)
         .map(|_| UnixStream::connect(scene.server.socket()).expect("the queue of the socket is longer"))
         .collect();
     scene.server.wait_for_log("cannot accept clients");
     lasting(LONG);
-    assert!(holder.wrapper.is_running());
-    let told = BootTime::now();
-    scene.tell_to_end();
-    let (code, said) = holder.ended_saying();
-    expect_code(code, 0, &said);
-    let proof = scene.judge(next, Ending::new(code, told).prompt());
+    let proof = scene.judge_unharmed(holder, next);
     drop(crowd);
     wait_until("new clients are served again", || {
         let Ok(mut client) = UnixStream::connect(scene.server.socket()) else { return false };

@@ -3,6 +3,7 @@
 //! never looks into the table, and it knows nothing of leases.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::time::Duration;
 
 use officer::lock::{SessionId, Token};
 
@@ -15,6 +16,9 @@ pub(crate) const THAW_ALLOWANCE: Time = 175 * MILLI;
 
 /// In a calm run a last will is executed within this; a lease is longer.
 const LONGEST_CALM_WILL: Time = 1000 * MILLI;
+
+/// What timers and killing may take on top of a lease, less the lease's own margin.
+const OPERATOR_SLACK: Time = 100 * MILLI;
 
 /// A grant that the server made.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +51,7 @@ pub(crate) enum Outcome {
 #[derive(Clone, Copy, Debug)]
 struct Tree {
     lock: usize,
+    token: Token,
     /// Not running: its host is suspended.
     is_frozen: bool,
     thawed_at: Option<Time>,
@@ -74,6 +79,10 @@ pub(crate) struct Checkers {
     doomed: BTreeMap<TreeId, Time>,
     /// Sessions that must be ended by then, by a last will.
     willed: Vec<(SessionId, Time)>,
+    /// What operators have taken, whether or not they were told so yet.
+    taken: HashSet<Token>,
+    /// Trees with these tokens must be dead by then, for the operator was told so.
+    deposed: BTreeMap<Token, Time>,
     /// Up to when a client may give the server up: the faults, and how long it tries.
     unreachable_until: Time,
     pub(crate) starts: u64,
@@ -91,6 +100,8 @@ impl Checkers {
             trees: BTreeMap::new(),
             doomed: BTreeMap::new(),
             willed: Vec::new(),
+            taken: HashSet::new(),
+            deposed: BTreeMap::new(),
             unreachable_until,
             starts: 0,
         }
@@ -122,6 +133,7 @@ impl Checkers {
         if let Some((id, _)) = survivor {
             self.fail(format!("P5: the tree {id:?} outlives its wrapper"));
         }
+        self.check_deposed();
         if let Some((session, _)) = self.willed.iter().find(|&&(_, by)| by < now) {
             self.fail(format!("P5: {session:?} isn't closed by the last will of its wrapper"));
         }
@@ -131,7 +143,7 @@ impl Checkers {
 
     pub(crate) fn tree_started(&mut self, id: TreeId, lock: usize, token: Token) {
         self.starts += 1;
-        self.trees.insert(id, Tree { lock, is_frozen: false, thawed_at: None });
+        self.trees.insert(id, Tree { lock, token, is_frozen: false, thawed_at: None });
         let book = &mut self.locks[lock];
         let is_newest = book.started_tokens.last().is_none_or(|&last| last < token);
         let is_new = book.started_tokens.insert(token);
@@ -196,6 +208,28 @@ impl Checkers {
                 "P1: {running} trees run under lock {lock} of limit {limit}: {:?}",
                 self.trees
             ));
+        }
+    }
+
+    // What operators take.
+
+    pub(crate) fn revoked(&mut self, token: Token) {
+        self.taken.insert(token);
+    }
+
+    /// The operator knows from here on that the command will end, whatever happens to the server: no
+    /// later than by the lease that its session has now.
+    pub(crate) fn operator_told(&mut self, token: Token, ttl: Duration) {
+        let by = self.now + ttl.as_nanos() as Time + OPERATOR_SLACK;
+        self.deposed.entry(token).or_insert(by);
+    }
+
+    fn check_deposed(&mut self) {
+        let is_over = |tree: &Tree| self.deposed.get(&tree.token).is_some_and(|&by| by < self.now);
+        if let Some((id, tree)) = self.trees.iter().find(|(_, tree)| !tree.is_frozen && is_over(tree)) {
+            let text =
+                format!("the tree {id:?} with token {} outlives what an operator was told", tree.token);
+            self.fail(text);
         }
     }
 
@@ -294,8 +328,8 @@ impl Checkers {
 
     // What users see.
 
-    pub(crate) fn stopped(&mut self, client: ClientId, cause: &str) {
-        if self.is_calm {
+    pub(crate) fn stopped(&mut self, client: ClientId, token: Token, cause: &str) {
+        if self.is_calm && !self.taken.contains(&token) {
             self.fail(format!("the command of client {client} was stopped without need: {cause}"));
         }
     }

@@ -134,10 +134,14 @@ impl Client {
             reaching.attempt = Some((conn, now));
             env.send_up(conn, Request::Open { session: Some(id), ttl: self.plan.ttl, who: Who::default() });
             env.send_up(conn, self.lock_request(now));
+            if self.until.is_none() {
+                // The server counts from when this arrives.
+                self.waits_since = env.now();
+            }
         }
     }
 
-    fn reaching_heard(&mut self, from: ConnId, what: Downlink, now: BootTime, env: &mut Env) {
+    fn reaching_heard(&mut self, from: ConnId, what: Downlink, now: BootTime) {
         let Phase::Reaching(reaching) = &mut self.phase else { return };
         let Some((conn, sent)) = reaching.attempt.filter(|&(conn, _)| conn == from) else { return };
         match what {
@@ -145,7 +149,7 @@ impl Client {
                 let id = SessionId::from_hex(&session).expect("the server makes good ids");
                 let ttl = Duration::from_secs_f64(ttl);
                 self.session = Some(Session::opened(self.id, id, ttl, conn, sent));
-                self.stand_in_line(now, env);
+                self.stand_in_line(now);
             }
             Downlink::Reply(other) => panic!("an open was answered {other:?}"),
             Downlink::Closed | Downlink::Broken => {
@@ -156,12 +160,11 @@ impl Client {
         }
     }
 
-    fn stand_in_line(&mut self, now: BootTime, env: &mut Env) {
+    fn stand_in_line(&mut self, now: BootTime) {
         self.phase = Phase::Waiting;
         self.suspended_since = None;
         self.next_renewal = now + self.plan.ttl / 3;
         if self.until.is_none() {
-            self.waits_since = env.now();
             self.until = self.wait_limit().map(|limit| now + limit);
         }
     }
@@ -195,7 +198,7 @@ impl Client {
             self.do_what_is_due(now, env);
         }
         if matches!(self.phase, Phase::Reaching(_)) {
-            self.reaching_heard(from, what, now, env);
+            self.reaching_heard(from, what, now);
         } else if let Some(session) = &mut self.session
             && let Some(heard) = session.heard(from, what, now, env)
         {
@@ -265,11 +268,11 @@ impl Client {
                     }
                 }
                 Action::Stop(why) => {
-                    env.checkers.stopped(self.id, &format!("{why:?}"));
+                    env.checkers.stopped(self.id, self.token, &format!("{why:?}"));
                     self.stop_command(now, env);
                 }
                 Action::Kill => {
-                    env.checkers.stopped(self.id, "the kill deadline passed");
+                    env.checkers.stopped(self.id, self.token, "the kill deadline passed");
                     self.host.begin_kill(env);
                 }
             }
@@ -302,6 +305,12 @@ impl Client {
                 self.hold(&granted, now, env);
             }
             Heard::Reply(Reply::TimedOut(_)) => self.close(Outcome::Busy, now, env),
+            // Granted, but that was lost, and then taken: given back unused.
+            Heard::Reply(Reply::Revoked { .. }) => {
+                self.send_close(env);
+                self.session().hang_up(env);
+                self.reach(now, env);
+            }
             Heard::Reply(other) => panic!("a waiter was told {other:?}"),
             Heard::Renewed { .. } => {}
             Heard::Suspended => self.suspended_since = Some(now),
@@ -337,7 +346,7 @@ impl Client {
         let Some(Ok(lease)) = lease else { return self.close(Outcome::GivenBack, now, env) };
         self.token = token;
         self.kill_at = None;
-        self.host.start_tree(id, ttl, guardian_deadline(&lease, env), env);
+        self.host.start_tree(id, ttl, token, guardian_deadline(&lease, env), env);
         self.phase = Phase::Holding(lease);
     }
 
@@ -365,6 +374,7 @@ impl Client {
                 }
             }
             Heard::Over => lease.told_lost(),
+            Heard::Reply(Reply::Revoked { .. }) => lease.told_revoked(),
             // A reply that nobody waits for any more: a request was asked twice.
             Heard::Suspended | Heard::Reply(_) => {}
         }

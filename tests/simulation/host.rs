@@ -40,6 +40,8 @@ pub(crate) struct Host {
     pub(crate) tree: Tree,
     /// Which command, counted from the first round on.
     pub(crate) run: u64,
+    /// Of the lock that the tree runs under.
+    token: Token,
     deadline: Option<BootTime>,
     deadline_generation: u64,
     will: Option<Will>,
@@ -69,6 +71,7 @@ impl Host {
             wrapper_lives: false,
             tree: Tree::None,
             run: 0,
+            token: Token(0),
             deadline: None,
             deadline_generation: 0,
             will: None,
@@ -92,9 +95,11 @@ impl Host {
         &mut self,
         session: SessionId,
         ttl: Duration,
+        token: Token,
         deadline: BootTime,
         env: &mut Env,
     ) {
+        self.token = token;
         self.session = Some((session, ttl));
         self.tree = Tree::Starting;
         self.set_deadline(deadline, env);
@@ -181,7 +186,7 @@ impl Host {
         }
         if matches!(self.tree, Tree::Running | Tree::Starting) {
             env.note(|| format!("guardian {}: the kill deadline has passed", self.client));
-            env.checkers.stopped(self.client, "the guardian's deadline passed");
+            env.checkers.stopped(self.client, self.token, "the guardian's deadline passed");
             self.begin_kill(env);
         }
     }

@@ -44,6 +44,10 @@ pub(crate) enum Mutation {
     StaleCloseFreesTheNewHolder,
     /// A restart forgets who holds what.
     RestartForgetsHolds,
+    /// A lock that an operator takes passes on before its holder has given it back.
+    RevokedPassesOnAtOnce,
+    /// A restart forgets what operators have taken.
+    RestartForgetsRevocations,
     /// A waiter takes what it is said to hold after a reboot without asking for it.
     HoldsOutliveAReboot,
     /// After a reboot the first session is considered first, not the first waiter.
@@ -53,7 +57,7 @@ pub(crate) enum Mutation {
 }
 
 impl Mutation {
-    pub(crate) const ALL: [Self; 23] = [
+    pub(crate) const ALL: [Self; 25] = [
         Self::NoMargin,
         Self::ReleaseBeforeTheTreeIsDead,
         Self::WillBeforeTheTreeIsDead,
@@ -74,6 +78,8 @@ impl Mutation {
         Self::ResumeTellsNoGrants,
         Self::StaleCloseFreesTheNewHolder,
         Self::RestartForgetsHolds,
+        Self::RevokedPassesOnAtOnce,
+        Self::RestartForgetsRevocations,
         Self::HoldsOutliveAReboot,
         Self::ReadyInOrderOfSessions,
         Self::ClocksDifferTooMuch,

@@ -22,6 +22,8 @@ pub(crate) struct Conn {
     pub(crate) is_dead: bool,
     pub(crate) client_closed: bool,
     pub(crate) server_closed: bool,
+    /// When what was said to a host that was down is said again.
+    pub(crate) sent_again_at: Time,
     is_fresh: bool,
     last_arrival: [Time; 2],
 }
@@ -54,6 +56,7 @@ impl Network {
             is_dead: false,
             client_closed: false,
             server_closed: false,
+            sent_again_at: 0,
             is_fresh: true,
             last_arrival: [0; 2],
         });

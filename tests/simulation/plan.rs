@@ -101,6 +101,10 @@ pub(crate) enum Fault {
     GiveUp {
         client: ClientId,
     },
+    /// An operator takes the lock that this client uses from one who holds it.
+    Revoke {
+        client: ClientId,
+    },
 }
 
 pub(crate) struct Plan {
@@ -203,7 +207,7 @@ impl Plan {
     fn add_wild_faults(&mut self, rng: &mut Rng) {
         let ttl = self.max_ttl.as_nanos() as Time;
         let span = ttl * rng.between(1, 4);
-        let kind = rng.below(4);
+        let kind = rng.below(5);
         let others = if kind < 2 { rng.between(0, 8) } else { rng.between(0, 2) };
         for _ in 0..others {
             let fault = wild_fault(rng, self.clients.len(), 2 * ttl);
@@ -212,6 +216,7 @@ impl Plan {
         match kind {
             0 | 1 => {}
             2 => self.squeeze(rng, span),
+            3 => self.depose(rng, span),
             _ => self.forget(rng, span),
         }
         self.faults_end = self.faults.iter().map(|&(at, _)| at).max().unwrap_or(0).max(span) + 2 * ttl;
@@ -238,6 +243,26 @@ impl Plan {
             let crashed = rebooted + down_for + rng.below(ttl / 2);
             self.faults.push((crashed, Fault::CrashServer { point: crash_point(rng), down_for: ttl / 20 }));
         }
+    }
+
+    /// The hardest case for a revocation: the holder doesn't hear of it, and then the server or its host
+    /// crashes, before the holder is back.
+    fn depose(&mut self, rng: &mut Rng, span: Time) {
+        let victim = rng.below(self.clients.len() as u64) as usize;
+        let holder = &mut self.clients[victim];
+        let ttl = holder.ttl.as_nanos() as Time;
+        holder.run_for = 4 * ttl;
+        holder.start = 0;
+        let at = rng.below(span);
+        let (hidden_for, crashed) = (rng.below(ttl / 4), at + rng.below(ttl / 4));
+        let hidden =
+            Fault::Partition { client: victim, up: rng.chance(1, 2), down: true, length: hidden_for };
+        let down_for = rng.below(ttl / 4);
+        let crash = match rng.below(4) {
+            0 => Fault::RebootServer { down_for },
+            _ => Fault::CrashServer { point: crash_point(rng), down_for },
+        };
+        self.faults.extend([(at, hidden), (at, Fault::Revoke { client: victim }), (crashed, crash)]);
     }
 
     /// The hardest case for a lease: a holder whose command ends by nothing but SIGKILL is cut off
@@ -330,7 +355,7 @@ fn client(rng: &mut Rng, is_calm: bool, ttl_scale: Time, locks: usize, clocks: C
 fn calm_fault(rng: &mut Rng, clients: usize, most: Time, may_be_silent: bool) -> Fault {
     let client = rng.below(clients as u64) as usize;
     let length = rng.log_up_to(most);
-    match rng.below(9) {
+    match rng.below(10) {
         0 => partition(rng, client, length),
         1 => {
             let is_noticed = !may_be_silent || rng.chance(1, 2);
@@ -343,6 +368,7 @@ fn calm_fault(rng: &mut Rng, clients: usize, most: Time, may_be_silent: bool) ->
         5 => Fault::PauseServer { length },
         6 => Fault::KillWrapper { client },
         7 => Fault::KillGuardian { client },
+        8 => Fault::Revoke { client },
         _ => Fault::CrashServer { point: crash_point(rng), down_for: length },
     }
 }
@@ -350,7 +376,7 @@ fn calm_fault(rng: &mut Rng, clients: usize, most: Time, may_be_silent: bool) ->
 fn wild_fault(rng: &mut Rng, clients: usize, most: Time) -> Fault {
     let client = rng.below(clients as u64) as usize;
     let length = rng.log_up_to(most);
-    match rng.below(12) {
+    match rng.below(13) {
         0 | 1 => partition(rng, client, length),
         2 => Fault::Cut { client, client_notices: notices(rng, most), server_notices: notices(rng, most) },
         3 => Fault::Slow { client, length, by: rng.log_up_to(most / 2) },
@@ -361,6 +387,7 @@ fn wild_fault(rng: &mut Rng, clients: usize, most: Time) -> Fault {
         8 => Fault::RebootServer { down_for: length },
         9 => Fault::KillWrapper { client },
         10 => Fault::KillGuardian { client },
+        11 => Fault::Revoke { client },
         _ => Fault::GiveUp { client },
     }
 }

@@ -66,6 +66,12 @@ pub(crate) struct Server {
     turn_generation: u64,
     outbox: Vec<(ConnId, Downlink)>,
     grants: Vec<GrantSeen>,
+    /// Locks that an operator wants to be free.
+    to_revoke: Vec<usize>,
+    /// What was taken from sessions that haven't given it back.
+    revoked: BTreeMap<SessionKey, (usize, Token)>,
+    /// What the operator is to be told, and the ttls of the sessions.
+    told_operator: Vec<(Token, Duration)>,
     /// For one of the mutations: which lock a session asked for last.
     asked_once: BTreeMap<u64, usize>,
 }
@@ -92,6 +98,9 @@ impl Server {
             turn_generation: 0,
             outbox: Vec::new(),
             grants: Vec::new(),
+            to_revoke: Vec::new(),
+            revoked: BTreeMap::new(),
+            told_operator: Vec::new(),
             asked_once: BTreeMap::new(),
         }
     }
@@ -103,6 +112,11 @@ impl Server {
 
     /// Something reached the host.
     pub(crate) fn arrived(&mut self, conn: ConnId, what: Uplink, env: &mut Env) {
+        // What is said on one connection comes in order or not at all.
+        let again = env.network.conn(conn).sent_again_at;
+        if again > env.now() {
+            return env.scheduler.at(again, Event::ToServer { conn, what });
+        }
         let is_known = self.conns.contains_key(&conn);
         match self.life {
             Life::Up if is_known || !env.network.conn(conn).server_closed => {
@@ -118,10 +132,56 @@ impl Server {
             Life::HostDown { until } => {
                 if env.rng.chance(1, 2) {
                     let again = until + env.rng.below(100 * MILLI);
+                    env.network.conn_mut(conn).sent_again_at = again;
                     env.scheduler.at(again, Event::ToServer { conn, what });
+                } else {
+                    env.network.conn_mut(conn).is_dead = true;
                 }
             }
         }
+    }
+
+    /// An operator's request arrives.
+    pub(crate) fn asked_to_revoke(&mut self, lock: usize, env: &mut Env) {
+        if self.life == Life::Up {
+            self.to_revoke.push(lock);
+            self.turn_by(env.now(), env);
+        }
+    }
+
+    fn revoke(&mut self, lock: usize, now: BootTime, env: &mut Env) {
+        let name = crate::plan::lock_name(lock);
+        let Some(view) = self.table.lock_view(name) else { return };
+        let holders: Vec<_> = view.holders().map(|claim| (claim.party(), claim.state())).collect();
+        if holders.is_empty() {
+            return;
+        }
+        let (party, state) = holders[env.rng.below(holders.len() as u64) as usize];
+        let ClaimState::Holding { token, .. } = state else { return };
+        let key = key_of(party);
+        let session = self.sessions.get(key);
+        let (number, id, ttl, conn) = (session.number, session.id, session.ttl, session.connection);
+        env.note(|| format!("server: an operator takes lock {lock} with token {token} from {id:?}"));
+        env.checkers.revoked(token);
+        if env.mutation == Some(Mutation::RevokedPassesOnAtOnce) {
+            env.checkers.released(id, lock);
+            self.store.add(Change::Left { number, lock });
+            let mut effects = Vec::new();
+            self.table.revoke(name, token, now, &mut effects);
+            self.deliver(effects, env);
+        } else {
+            self.revoked.insert(key, (lock, token));
+            self.store.add(Change::Revoked { number, lock });
+        }
+        self.told_operator.push((token, ttl));
+        if let Some(conn) = conn {
+            self.tell_revoked(conn, lock, token);
+        }
+    }
+
+    fn tell_revoked(&mut self, conn: ConnId, lock: usize, token: Token) {
+        let name = crate::plan::lock_name(lock).to_owned();
+        self.reply(conn, Reply::Revoked { name, token, reason: "an operator's".into() });
     }
 
     /// Has a turn at `at` unless there is an earlier one.
@@ -145,6 +205,9 @@ impl Server {
         let now = self.clock.read(env.now());
         for (conn, what) in std::mem::take(&mut self.inbox) {
             self.serve(conn, what, now, env);
+        }
+        for lock in std::mem::take(&mut self.to_revoke) {
+            self.revoke(lock, now, env);
         }
         self.run_timers(now, env);
         if self.finish_turn(env) {
@@ -182,6 +245,9 @@ impl Server {
     }
 
     fn send_all(&mut self, env: &mut Env) {
+        for (token, ttl) in std::mem::take(&mut self.told_operator) {
+            env.checkers.operator_told(token, ttl);
+        }
         for (conn, what) in std::mem::take(&mut self.outbox) {
             env.send_down(conn, what);
         }
@@ -282,6 +348,9 @@ impl Server {
         match (request, session) {
             (Request::Open { session: Some(id), ttl, .. }, None) => self.open(conn, id, ttl, now, env),
             (Request::Resume { session }, None) => self.resume(conn, session, now, env),
+            (Request::Renew { .. }, Some(key)) if self.revoked.contains_key(&key) => {
+                self.reply(conn, Reply::Error { error: "revoked".into(), message: String::new() });
+            }
             (Request::Renew { seq }, Some(key)) => {
                 self.sessions.renew(key, now);
                 let ttl = self.sessions.get(key).ttl.as_secs_f64();
@@ -300,6 +369,7 @@ impl Server {
 
     fn open(&mut self, conn: ConnId, id: SessionId, ttl: Duration, now: BootTime, env: &mut Env) {
         if let Some(key) = self.sessions.find(id) {
+            self.give_back_unused(key, now, env);
             self.attach(conn, key, now, env);
             let effects = self.wake(key, now, env);
             self.reply(conn, Reply::Opened { session: id.to_hex(), ttl: ttl.as_secs_f64() });
@@ -320,6 +390,7 @@ impl Server {
     fn resume(&mut self, conn: ConnId, id: SessionId, now: BootTime, env: &mut Env) {
         let Some(key) = self.sessions.find(id) else { return self.reply(conn, Reply::SessionUnknown) };
         self.attach(conn, key, now, env);
+        let revoked = self.revoked.get(&key).copied();
         let effects = self.wake(key, now, env);
         let owner = self.sessions.get(key).owner;
         let (mut holds, mut waits) = (Vec::new(), Vec::new());
@@ -335,8 +406,24 @@ impl Server {
         if env.mutation == Some(Mutation::ResumeTellsNoGrants) {
             holds.clear();
         }
-        let ttl = self.sessions.get(key).ttl.as_secs_f64();
+        let ttl = self.sessions.get(key).ends_at().saturating_since(now).as_secs_f64();
         self.reply(conn, Reply::Resumed { ttl, holds, waits });
+        if let Some((lock, token)) = revoked {
+            self.tell_revoked(conn, lock, token);
+        }
+        self.deliver(effects, env);
+    }
+
+    /// Who opens again has seen no grant: what was taken from it is free.
+    fn give_back_unused(&mut self, key: SessionKey, now: BootTime, env: &mut Env) {
+        let Some((lock, _)) = self.revoked.remove(&key) else { return };
+        let session = self.sessions.get(key);
+        let (id, number, owner) = (session.id, session.number, session.owner);
+        env.note(|| format!("server: {id:?} has never used lock {lock}"));
+        env.checkers.released(id, lock);
+        self.store.add(Change::Left { number, lock });
+        let mut effects = Vec::new();
+        self.table.unlock(owner, crate::plan::lock_name(lock), now, &mut effects);
         self.deliver(effects, env);
     }
 
@@ -347,7 +434,9 @@ impl Server {
             self.hang_up(older, env);
         }
         self.conns.insert(conn, Some(key));
-        self.sessions.renew(key, now);
+        if !self.revoked.contains_key(&key) {
+            self.sessions.renew(key, now);
+        }
         env.checkers.attached(self.sessions.get(key).id);
     }
 
@@ -404,6 +493,7 @@ impl Server {
         {
             env.note(|| format!("server: lock {lock} must be granted anew to {id:?}"));
             env.checkers.released(id, lock);
+            self.revoked.remove(&key);
             self.store.add(Change::Left { number, lock });
             let mut effects = Vec::new();
             self.table.unlock(owner, name, now, &mut effects);
@@ -422,6 +512,7 @@ impl Server {
 
     fn end_session(&mut self, key: SessionKey, now: BootTime, env: &mut Env) {
         let session = self.sessions.remove(key);
+        self.revoked.remove(&key);
         env.checkers.ended(session.id);
         let mut effects = Vec::new();
         self.table.remove_owner(session.owner, now, &mut effects);
@@ -510,6 +601,9 @@ impl Server {
         self.inbox.clear();
         self.outbox.clear();
         self.grants.clear();
+        self.to_revoke.clear();
+        self.revoked.clear();
+        self.told_operator.clear();
         env.checkers.server_died();
         env.scheduler.after(down_for, Event::ServerStart);
     }
@@ -556,9 +650,10 @@ impl Server {
         let mut owners = BTreeMap::new();
         for (&number, &(id, ttl)) in &image.sessions {
             let key = self.sessions.restore(&mut self.table, id, number, ttl, Who::default(), now);
-            let owner = self.sessions.get(key.expect("ids differ")).owner;
+            let key = key.expect("ids differ");
+            let owner = self.sessions.get(key).owner;
             self.table.suspend(owner);
-            owners.insert(number, (id, owner));
+            owners.insert(number, (id, owner, key));
         }
         let mut claims: Vec<_> = image.claims.iter().collect();
         claims.sort_by_key(|&(_, &(_, state))| match state {
@@ -570,13 +665,19 @@ impl Server {
             if is_held && env.mutation == Some(Mutation::RestartForgetsHolds) {
                 continue;
             }
-            let (id, owner) = owners[&number];
+            let (id, owner, key) = owners[&number];
             let stored = Restored { limit, extended: true, since: now, state };
             let restored = self.table.restore(owner, crate::plan::lock_name(lock), &stored);
             if let Err(cause) = restored {
                 return env.checkers.fail(format!("the store can't be put back: {cause}"));
             }
             env.checkers.put_back(id, lock, is_held);
+            if let ClaimState::Holding { token, .. } = state
+                && image.revoked.contains(&(number, lock))
+                && env.mutation != Some(Mutation::RestartForgetsRevocations)
+            {
+                self.revoked.insert(key, (lock, token));
+            }
         }
     }
 }

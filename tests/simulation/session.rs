@@ -131,9 +131,10 @@ impl Session {
         now: BootTime,
     ) -> Option<Heard> {
         match what {
-            Downlink::Reply(Reply::Resumed { holds, .. }) => {
+            Downlink::Reply(Reply::Resumed { ttl, holds, .. }) => {
                 self.link = Link::Up(conn);
-                self.proven_at = self.proven_at.max(sent);
+                let not_renewed = self.ttl.saturating_sub(Duration::from_secs_f64(ttl));
+                self.proven_at = self.proven_at.max(sent - not_renewed);
                 Some(Heard::Resumed { holds })
             }
             Downlink::Reply(Reply::SessionUnknown) => {

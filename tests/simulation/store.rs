@@ -2,7 +2,7 @@
 //! was committed after a crash of the server, everything that was synced and maybe some of the rest
 //! after a crash of the host (SQLite's WAL with synchronous=NORMAL).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use officer::lock::{ClaimState, Limit, SessionId, Token};
@@ -32,6 +32,11 @@ pub(crate) enum Change {
         number: u64,
         lock: usize,
     },
+    /// An operator has taken what is held.
+    Revoked {
+        number: u64,
+        lock: usize,
+    },
     /// Sessions are granted locks in this boot of the host.
     Booted {
         boot: u64,
@@ -43,6 +48,8 @@ pub(crate) enum Change {
 pub(crate) struct Image {
     pub(crate) sessions: BTreeMap<u64, (SessionId, Duration)>,
     pub(crate) claims: BTreeMap<(u64, usize), (Limit, ClaimState)>,
+    /// Of the claims, those that operators have taken.
+    pub(crate) revoked: BTreeSet<(u64, usize)>,
     /// The last boot of the host in which sessions were granted locks.
     pub(crate) boot: u64,
 }
@@ -68,12 +75,17 @@ impl Image {
                 Change::Closed { number } => {
                     self.sessions.remove(&number);
                     self.claims.retain(|&(session, _), _| session != number);
+                    self.revoked.retain(|&(session, _)| session != number);
                 }
                 Change::Claimed { number, lock, limit, state } => {
                     self.claims.insert((number, lock), (limit, state));
                 }
                 Change::Left { number, lock } => {
                     self.claims.remove(&(number, lock));
+                    self.revoked.remove(&(number, lock));
+                }
+                Change::Revoked { number, lock } => {
+                    self.revoked.insert((number, lock));
                 }
                 Change::Booted { boot } => self.boot = boot,
             }
@@ -87,6 +99,7 @@ impl Store {
     }
 
     pub(crate) fn commit(&mut self, next_token: Token, rng: &mut Rng) {
+        let must_sync = self.pending.iter().any(|change| matches!(change, Change::Revoked { .. }));
         if !self.pending.is_empty() {
             self.unsynced.push(std::mem::take(&mut self.pending));
         }
@@ -94,8 +107,8 @@ impl Store {
         if needs_tokens {
             self.token_mark = next_token.0 + TOKEN_BLOCK;
         }
-        // A checkpoint comes now and then; writing the mark syncs the log.
-        if needs_tokens || rng.chance(1, 16) {
+        // A checkpoint comes now and then; writing the mark syncs the log, and so does an operator's word.
+        if needs_tokens || must_sync || rng.chance(1, 16) {
             self.sync_all();
         }
     }

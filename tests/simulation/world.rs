@@ -279,6 +279,10 @@ impl World {
                     client.host.guardian_killed(&mut self.env);
                 }
             }
+            Fault::Revoke { client } => {
+                let lock = self.clients[client].plan.lock;
+                self.server.asked_to_revoke(lock, &mut self.env);
+            }
             Fault::GiveUp { client } => {
                 let client = &mut self.clients[client];
                 if client.paused_until <= now && client.host.frozen_until <= now {

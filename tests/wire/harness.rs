@@ -179,6 +179,25 @@ impl Client {
         line
     }
 
+    /// How long [`Client::try_hear`] waits.
+    pub(crate) fn set_patience(&self, patience: Duration) {
+        match &self.stream {
+            Stream::Tcp(stream) => stream.set_read_timeout(Some(patience)).unwrap(),
+            Stream::Unix(stream) => stream.set_read_timeout(Some(patience)).unwrap(),
+        }
+    }
+
+    /// The next line if it comes soon; for one who has something to say in the meantime.
+    pub(crate) fn try_hear(&mut self) -> Option<String> {
+        match self.reader.fill_buf() {
+            Ok(_) => Some(self.hear()),
+            Err(error) => {
+                assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock, "{error}");
+                None
+            }
+        }
+    }
+
     pub(crate) fn ask(&mut self, line: &str) -> String {
         self.send(line);
         self.hear()

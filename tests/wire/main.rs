@@ -7,4 +7,5 @@ mod officer;
 mod operators;
 mod restart;
 mod sessions;
+mod socket_file;
 mod tokens;

@@ -1,8 +1,11 @@
 //! `status`, `release`, `verify` and `ping` on the wire.
 
+use std::time::{Duration, Instant};
+
+use officer::server::Config;
 use serde_json::json;
 
-use crate::harness::{TestServer, wait_until};
+use crate::harness::{Client, DEADLINE, TestServer, wait_until};
 
 #[test]
 fn ping_is_answered_with_the_version() {
@@ -63,10 +66,11 @@ fn release(token: u64) -> String {
 }
 
 #[test]
-fn a_plain_connections_lock_is_just_taken() {
+fn the_lock_of_officers_clients_is_taken_at_once_and_they_are_not_told() {
     let server = TestServer::start();
     let (mut a, mut next, mut operator) = (server.client(), server.client(), server.client());
-    let token = a.take("x", 1)["token"].as_u64().unwrap();
+    a.lock("x");
+    let token = held_token(&mut operator);
     next.send_lock("x");
     next.is_silent();
     assert_eq!(
@@ -77,6 +81,64 @@ fn a_plain_connections_lock_is_just_taken() {
     assert_eq!(next.hear(), r#"{"name":"x","result":"acquired"}"#);
     a.is_silent();
     assert_eq!(a.unlock("x"), r#"{"name":"x","result":"release_failed"}"#);
+}
+
+/// A connection without a session that holds x, one that waits for it, and an operator who has taken it.
+fn plain_holder_is_revoked(server: &TestServer) -> [Client; 3] {
+    let (mut a, mut next, mut operator) = (server.client(), server.client(), server.client());
+    let token = a.take("x", 1)["token"].as_u64().unwrap();
+    next.send_lock("x");
+    next.is_silent();
+    let answer = operator.ask_json(&release(token));
+    assert_eq!(answer["result"], "revoking", "{answer}");
+    assert!(answer["ends_in"].as_f64().unwrap() <= 60.0);
+    let told = format!(r#"{{"name":"x","token":{token},"reason":"it hangs","result":"revoked"}}"#);
+    assert_eq!(a.hear(), told);
+    next.is_silent();
+    let status = operator.ask_json(r#"{"command":"status","name":"x"}"#);
+    assert_eq!(status["value"][0]["holders"][0]["revoked"], true);
+    [a, next, operator]
+}
+
+#[test]
+fn a_plain_connection_that_asked_with_a_limit_is_told_and_waited_for() {
+    let server = TestServer::start();
+    let [mut a, mut next, mut operator] = plain_holder_is_revoked(&server);
+    assert_eq!(a.unlock("x"), r#"{"name":"x","result":"released"}"#);
+    assert_eq!(next.hear(), r#"{"name":"x","result":"acquired"}"#);
+    let status = operator.ask_json(r#"{"command":"status","name":"x"}"#);
+    assert_eq!(status["value"][0]["holders"][0]["revoked"], false);
+}
+
+#[test]
+fn whatever_ends_a_revoked_hold_passes_the_lock_on() {
+    for end in [|a: &mut Client| drop(a.ask(r#"{"command":"reset"}"#)), Client::end_sending] {
+        let server = TestServer::start();
+        let [mut a, mut next, _operator] = plain_holder_is_revoked(&server);
+        end(&mut a);
+        assert_eq!(next.hear(), r#"{"name":"x","result":"acquired"}"#);
+    }
+}
+
+#[test]
+fn a_plain_connection_that_does_not_listen_is_waited_for_as_long_as_for_an_idle_one() {
+    let max_idle = Duration::from_secs(1);
+    let server = TestServer::with(Config { max_idle, ..Config::default() });
+    let [mut a, mut next, _operator] = plain_holder_is_revoked(&server);
+    // The others live on signs of life; the holder is silent and isn't closed before its time.
+    let revoked_at = Instant::now();
+    next.set_patience(Duration::from_millis(200));
+    while next.try_hear().is_none() {
+        assert!(revoked_at.elapsed() < DEADLINE);
+        next.send(r#"{"command":"keep_alive"}"#);
+    }
+    assert!(revoked_at.elapsed() >= max_idle - Duration::from_millis(100), "{:?}", revoked_at.elapsed());
+    a.hears_the_end();
+}
+
+fn held_token(operator: &mut Client) -> u64 {
+    let status = operator.ask_json(r#"{"command":"status","name":"x"}"#);
+    status["value"][0]["holders"][0]["token"].as_u64().unwrap()
 }
 
 #[test]
@@ -103,6 +165,24 @@ fn a_sessions_lock_passes_on_when_it_is_given_back() {
 }
 
 #[test]
+fn who_opens_again_has_used_no_grant_and_gives_back_what_was_taken() {
+    let server = TestServer::start();
+    let (mut next, mut operator) = (server.client(), server.client());
+    let open = r#"{"command":"open","session":"000102030405060708090a0b0c0d0e0f","ttl":30}"#;
+    let mut a = server.client();
+    assert_eq!(a.ask_json(open)["result"], "opened");
+    let token = a.take("x", 1)["token"].as_u64().unwrap();
+    next.send_lock("x");
+    next.is_silent();
+    assert_eq!(operator.ask_json(&release(token))["result"], "revoking");
+    let mut again = server.client();
+    assert_eq!(again.ask_json(open)["result"], "opened");
+    assert_eq!(next.hear(), r#"{"name":"x","result":"acquired"}"#);
+    assert!(again.ask(r#"{"command":"renew","seq":1}"#).contains("renewed"));
+    again.is_silent();
+}
+
+#[test]
 fn a_session_that_does_not_listen_loses_the_lock_with_its_lease() {
     let server = TestServer::start();
     let (mut a, mut next, mut operator) = (server.client(), server.client(), server.client());
@@ -112,10 +192,13 @@ fn a_session_that_does_not_listen_loses_the_lock_with_its_lease() {
     next.is_silent();
     assert_eq!(operator.ask_json(&release(token))["result"], "revoking");
     a.hear();
-    // Neither renewing nor resuming gives it more time.
+    // Neither renewing nor resuming gives it more time, but it is told again.
     let mut back = server.client();
-    assert_eq!(back.resume(&session), json!({"result": "session_unknown"}));
-    assert_eq!(a.ask_json(r#"{"command":"renew","seq":1}"#)["error"], "revoked");
+    let resumed = back.resume(&session);
+    assert_eq!(resumed["result"], "resumed");
+    assert!(resumed["ttl"].as_f64().unwrap() < 1.0, "{resumed}");
+    assert_eq!(back.hear_json()["result"], "revoked");
+    assert_eq!(back.ask_json(r#"{"command":"renew","seq":1}"#)["error"], "revoked");
     assert_eq!(next.hear(), r#"{"name":"x","result":"acquired"}"#);
-    assert_eq!(a.hear(), r#"{"result":"expired"}"#);
+    assert_eq!(back.hear(), r#"{"result":"expired"}"#);
 }

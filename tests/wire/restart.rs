@@ -40,6 +40,42 @@ fn a_killed_server_knows_every_session_holder_and_token() {
 }
 
 #[test]
+fn a_killed_server_knows_what_was_revoked() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = ServerProcess::start(&[], dir.path());
+    let mut a = server.client();
+    let session = a.open(30.0);
+    let token = a.take("x", 1)["token"].as_u64().unwrap();
+    let release = format!(r#"{{"command":"release","name":"x","token":{token},"reason":"by hand"}}"#);
+    assert_eq!(server.client().ask_json(&release)["result"], "revoking");
+    server.kill();
+
+    let server = ServerProcess::start(&[], dir.path());
+    let mut next = server.client();
+    next.send_lock("x");
+    next.is_silent();
+    let mut a = server.client();
+    let resumed = a.resume(&session);
+    assert_eq!(resumed["holds"][0]["token"], token, "{resumed}");
+    let told = format!(r#"{{"name":"x","token":{token},"reason":"by hand","result":"revoked"}}"#);
+    assert_eq!(a.hear(), told);
+    assert_eq!(a.ask_json(r#"{"command":"renew","seq":1}"#)["error"], "revoked");
+    next.is_silent();
+    assert_eq!(a.unlock("x"), r#"{"name":"x","result":"released"}"#);
+    assert_eq!(next.hear(), r#"{"name":"x","result":"acquired"}"#);
+    assert!(a.ask(r#"{"command":"renew","seq":2}"#).contains("renewed"));
+
+    // What was given back isn't taken for ever: also not by the next start.
+    next.unlock("x");
+    let held = a.take("x", 1);
+    server.kill();
+    let server = ServerProcess::start(&[], dir.path());
+    let mut a = server.client();
+    assert_eq!(a.resume(&session)["holds"][0]["token"], held["token"]);
+    assert!(a.ask(r#"{"command":"renew","seq":1}"#).contains("renewed"));
+}
+
+#[test]
 fn tokens_grow_over_every_kind_of_end() {
     let dir = tempfile::tempdir().unwrap();
     let mut last = 0;
@@ -259,6 +295,28 @@ fn a_store_of_a_newer_version_is_refused() {
 }
 
 #[test]
+fn a_store_of_the_first_version_is_migrated() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = ServerProcess::start(&[], dir.path());
+    let mut a = server.client();
+    let session = a.open(30.0);
+    let held = a.take("x", 1);
+    server.terminate();
+    let db = rusqlite::Connection::open(dir.path().join("officer.db")).unwrap();
+    db.execute_batch("ALTER TABLE claims DROP COLUMN revoked; PRAGMA user_version = 1").unwrap();
+    drop(db);
+    // Twice: the first start migrates, the second finds what it made.
+    for _ in 0..2 {
+        let server = ServerProcess::start(&[], dir.path());
+        let mut a = server.client();
+        assert_eq!(a.resume(&session)["holds"][0]["token"], held["token"]);
+        let release = format!(r#"{{"command":"release","name":"x","token":{},"reason":"r"}}"#, held["token"]);
+        assert_eq!(server.client().ask_json(&release)["result"], "revoking");
+        server.terminate();
+    }
+}
+
+#[test]
 fn a_damaged_store_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let server = ServerProcess::start(&[], dir.path());
@@ -286,7 +344,7 @@ fn a_store_that_contradicts_itself_is_refused() {
     a.take("x", 1);
     server.terminate();
     let db = rusqlite::Connection::open(dir.path().join("officer.db")).unwrap();
-    db.execute_batch("INSERT INTO claims SELECT 77, name, lock_limit, extended, since_unix_ms, token, slot, ticket FROM claims")
+    db.execute_batch("CREATE TABLE copy AS SELECT * FROM claims; UPDATE copy SET session = 77; INSERT INTO claims SELECT * FROM copy; DROP TABLE copy")
         .unwrap();
     drop(db);
     let error = ServerProcess::try_start(&[], dir.path()).err().expect("it is refused");

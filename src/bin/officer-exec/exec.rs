@@ -19,6 +19,7 @@ use crate::exit_status::ExitStatus;
 use crate::hooks::{Hooks, Occasion};
 use crate::last_will;
 use crate::status_file::{Report, StatusFile, seconds};
+use crate::user;
 use crate::watch::{Parts, Watch};
 
 /// How long giving the lock back may take without a lease that would end by itself.
@@ -107,7 +108,14 @@ async fn story(
             Watch::new(plan, parts, signals, &mut hooks, timer, granted).run_to_end(report).await
         }
     };
-    if release(guard, &lease, signals).await {
+    // On its way, a release isn't lost by our death, so the last will isn't needed any more: the
+    // guardian leaves while the engine answers.
+    let farewell = async {
+        tokio::task::yield_now().await;
+        guardian.dismiss().await;
+    };
+    let (released, ()) = tokio::join!(release(guard, &lease, signals), farewell);
+    if released {
         hooks.start(Occasion::Released);
     }
     report.held = Some(seconds(BootTime::now().saturating_since(granted)));
@@ -121,7 +129,7 @@ async fn acquire(
     signals: &mut Signals,
     guardian: &mut Guardian,
 ) -> Result<(Box<dyn Guard>, Lease), ExitStatus> {
-    let options = ConnectOptions { who: who(plan), ..plan.connect.clone() };
+    let options = ConnectOptions { who: who(plan).await, ..plan.connect.clone() };
     let mut wanted = plan.wanted.clone();
     loop {
         let mut backend = tokio::select! {
@@ -304,12 +312,11 @@ async fn release(guard: Box<dyn Guard>, lease: &Lease, signals: &mut Signals) ->
 }
 
 /// Who we are, for others who want the lock. The user database may start threads, hence not earlier.
-fn who(plan: &Plan) -> Who {
-    let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten();
+async fn who(plan: &Plan) -> Who {
     Who {
         host: nix::unistd::gethostname().ok().map(|host| host.to_string_lossy().into_owned()),
         pid: Some(std::process::id()),
-        user: user.map(|user| user.name),
+        user: user::name().await,
         run: Some(plan.shown_command.clone()),
     }
 }

@@ -16,6 +16,7 @@ mod serve;
 mod status;
 mod status_file;
 mod systemd;
+mod user;
 mod watch;
 
 use std::ffi::OsString;
@@ -23,6 +24,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Command, FromArgMatches};
 use exit_status::ExitStatus;
+use officer::local::is_embedded_server;
 use officer::supervisor::Guardian;
 
 fn main() -> ExitCode {
@@ -54,7 +56,7 @@ fn run(args: Vec<OsString>) -> ExitStatus {
 
 fn exec(args: Vec<OsString>) -> ExitStatus {
     // Before anything that may make a thread, and before this process has grown.
-    let guardian = Guardian::fork();
+    let guardian = Guardian::fork_sparing(is_embedded_server);
     match cli::parse(args) {
         Ok((log, task)) => {
             log::start(log);

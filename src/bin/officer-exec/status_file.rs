@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -67,9 +68,15 @@ pub fn seconds(duration: Duration) -> f64 {
 }
 
 impl StatusFile {
-    /// Makes the file, empty.
+    /// Makes the file, empty. Neither this nor the writing waits: a FIFO must be read by somebody.
     pub fn create(path: &Path) -> io::Result<Self> {
-        Ok(Self { path: path.to_owned(), file: File::create(path)? })
+        let mut options = File::options();
+        options.write(true).create(true).truncate(true).custom_flags(libc::O_NONBLOCK);
+        let file = options.open(path).map_err(|error| match error.raw_os_error() {
+            Some(libc::ENXIO) => io::Error::new(error.kind(), "it is a FIFO or a socket that nobody reads"),
+            Some(_) | None => error,
+        })?;
+        Ok(Self { path: path.to_owned(), file })
     }
 
     /// Writes the line.

@@ -4,25 +4,27 @@
 //! A turn is: bytes of all connections, then [`Service::run_timers`], then [`Service::commit`], and
 //! only then is output written. Nothing here blocks but the store.
 
-use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::Arc;
+mod lines;
+mod telling;
+
+use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
-use memchr::memchr;
 use tracing::{error, info, warn};
 
 use crate::boot_time::BootTime;
-use crate::lock::{Effect, Grant, Party, SessionKey, Sessions, Table, TableBounds, Token};
-use crate::protocol::{Answer, ErrorCode, Refusal, Request, TurnedAwayBy};
+use crate::lock::{Effect, Party, SessionKey, Sessions, Table, TableBounds, Token};
+use crate::protocol::{Answer, Refusal};
 
-use super::Config;
-use super::bounds::{Bounds, LINES_A_TURN, MAX_UNSENT_BYTES, PAUSE_READING_BYTES};
-use super::connection::{Connections, Key, Needs, Peer, Role, Stage};
-use super::listing::Lists;
-use super::operators::Revocations;
-use super::readiness::Readiness;
-use super::restore;
-use super::store::{ClaimRow, Store, StoreError};
+use crate::server::Config;
+use crate::server::bounds::{Bounds, MAX_UNSENT_BYTES, PAUSE_READING_BYTES};
+use crate::server::connection::{Connections, Key, Needs, Peer, Role, Stage};
+use crate::server::readiness::Readiness;
+use crate::server::restore;
+use crate::server::revocations::Revocations;
+use crate::server::store::{Store, StoreError};
+
+use telling::TimedOut;
 
 /// How often a store that can't be written is tried again.
 const RETRY_STORE: Duration = Duration::from_secs(1);
@@ -30,8 +32,6 @@ const RETRY_STORE: Duration = Duration::from_secs(1);
 const MAX_SWEEP: Duration = Duration::from_secs(5);
 /// The same at most: a sweep looks at every connection.
 const MIN_SWEEP: Duration = Duration::from_millis(50);
-/// Answers to ended waits are written up to this size before they are sent.
-const TOLD_BYTES_A_TURN: usize = 4 * 1024 * 1024;
 /// How long a client may take to hang up after our last line.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -50,7 +50,7 @@ pub(super) struct Service {
     pub(super) started_at: BootTime,
     /// Grants before this one are in the statistics already.
     pub(super) counted_until: Token,
-    max_idle: Duration,
+    pub(super) max_idle: Duration,
     /// Connections with lines that are left for the next turn.
     backlog: Vec<Key>,
     /// Reused, so that an effect costs no allocation.
@@ -71,13 +71,6 @@ enum StoreState {
     Failing {
         retry_at: BootTime,
     },
-}
-
-/// Whose wait has ended.
-struct TimedOut {
-    party: Party,
-    name: Arc<str>,
-    extended: bool,
 }
 
 /// What the loop does with a socket after a write to it.
@@ -103,7 +96,9 @@ impl Service {
             Some(_) => saved.held_tokens().collect(),
             None => HashSet::new(),
         };
-        restore::put_back(saved, &mut table, &mut sessions, now).map_err(|cause| store.damaged(cause))?;
+        let mut revocations = Revocations::default();
+        restore::put_back(saved, &mut table, &mut sessions, &mut revocations, now)
+            .map_err(|cause| store.damaged(cause))?;
         let mut service = Self {
             table,
             sessions,
@@ -113,7 +108,7 @@ impl Service {
             holds_in_doubt,
             bounds: config.bounds.clone(),
             max_ttl: config.max_ttl,
-            revocations: Revocations::default(),
+            revocations,
             started_at: now,
             counted_until: first_token,
             max_idle: config.max_idle,
@@ -143,26 +138,6 @@ impl Service {
         })
     }
 
-    /// Bytes came from a connection.
-    pub(super) fn receive(&mut self, key: Key, bytes: &[u8], now: BootTime) {
-        let Some(connection) = self.connections.get_mut(key) else { return };
-        if connection.stage != Stage::Open {
-            return;
-        }
-        connection.heard_at = now;
-        if connection.unread.is_empty() {
-            let served = self.serve_lines(key, bytes, now);
-            if let Some(connection) = self.connections.get_mut(key) {
-                connection.unread = bytes[served..].to_vec();
-            }
-            return;
-        }
-        connection.unread.extend_from_slice(bytes);
-        if memchr(b'\n', bytes).is_some() || connection.unread.len() > self.bounds.line_bytes {
-            self.serve_unread(key, now);
-        }
-    }
-
     /// The client has ended its sending side: what it sent before is served, then it is closed.
     pub(super) fn end_input(&mut self, key: Key, now: BootTime) {
         let Some(connection) = self.connections.get_mut(key) else { return };
@@ -178,21 +153,6 @@ impl Service {
         self.ended.push(key);
     }
 
-    /// Serves what earlier turns left over, each connection as much as a turn allows.
-    pub(super) fn serve_backlog(&mut self, now: BootTime) {
-        for key in std::mem::take(&mut self.backlog) {
-            let Some(connection) = self.connections.get_mut(key) else { continue };
-            if std::mem::take(&mut connection.is_queued) && connection.has_backlog {
-                self.serve_unread(key, now);
-            }
-        }
-    }
-
-    /// Something is left that can be done without waiting for anything.
-    pub(super) fn has_backlog(&self) -> bool {
-        !self.backlog.is_empty() || !self.untold.is_empty()
-    }
-
     /// Does what is due: waits, sessions, idle connections. Sessions are ended by `heard_until`:
     /// everything that had arrived by then has been served.
     pub(super) fn run_timers(&mut self, now: BootTime, heard_until: BootTime) {
@@ -201,6 +161,7 @@ impl Service {
         self.deliver(effects);
         self.tell_timed_out(now);
         self.expire_sessions(heard_until, now);
+        self.take_overdue(heard_until, now);
         self.get_ready(now);
         if now >= self.next_sweep {
             self.sweep(now);
@@ -213,10 +174,16 @@ impl Service {
             StoreState::Working => None,
             StoreState::Failing { retry_at } => Some(retry_at),
         };
-        [self.table.next_deadline(), self.sessions.next_end(), self.readiness.ready_at(), retry]
-            .into_iter()
-            .flatten()
-            .fold(self.next_sweep, BootTime::min)
+        [
+            self.table.next_deadline(),
+            self.sessions.next_end(),
+            self.revocations.next_deadline(),
+            self.readiness.ready_at(),
+            retry,
+        ]
+        .into_iter()
+        .flatten()
+        .fold(self.next_sweep, BootTime::min)
     }
 
     /// Writes this turn's changes to the store. While that fails, answers that depend on it are held
@@ -291,88 +258,6 @@ impl Service {
         self.store.close(self.table.next_token())
     }
 
-    fn serve_unread(&mut self, key: Key, now: BootTime) {
-        let Some(connection) = self.connections.get_mut(key) else { return };
-        let mut unread = std::mem::take(&mut connection.unread);
-        connection.has_backlog = false;
-        let served = self.serve_lines(key, &unread, now);
-        unread.drain(..served);
-        unread.shrink_to(unread.len() * 2);
-        let Some(connection) = self.connections.get_mut(key) else { return };
-        if connection.stage == Stage::InputEnded && !connection.has_backlog {
-            return self.hang_up(key, now);
-        }
-        connection.unread = unread;
-        // It may be read from again.
-        self.connections.touch(key);
-    }
-
-    /// Serves whole lines as far as a turn allows; how many bytes are done with comes back.
-    fn serve_lines(&mut self, key: Key, bytes: &[u8], now: BootTime) -> usize {
-        let mut at = 0;
-        for _ in 0..LINES_A_TURN {
-            let rest = &bytes[at..];
-            match self.connections.get(key) {
-                Some(c) if matches!(c.stage, Stage::Open | Stage::InputEnded) => {
-                    if c.unsent_len() > PAUSE_READING_BYTES {
-                        break;
-                    }
-                }
-                Some(_) | None => return bytes.len(),
-            }
-            let end = memchr(b'\n', rest);
-            if end.unwrap_or(rest.len()) > self.bounds.line_bytes {
-                self.refuse_long_line(key, now);
-                return bytes.len();
-            }
-            let Some(end) = end else { return at };
-            at += end + 1;
-            self.serve_line(key, rest[..end].trim_ascii(), now);
-        }
-        if memchr(b'\n', &bytes[at..]).is_some() {
-            self.has_more(key);
-        }
-        at
-    }
-
-    fn has_more(&mut self, key: Key) {
-        if let Some(connection) = self.connections.get_mut(key) {
-            connection.has_backlog = true;
-            self.queue_backlog(key);
-        }
-    }
-
-    /// Lets a connection's lines be served next turn, unless it must read its replies first.
-    fn queue_backlog(&mut self, key: Key) {
-        let Some(connection) = self.connections.get_mut(key) else { return };
-        if connection.unsent_len() <= PAUSE_READING_BYTES
-            && !std::mem::replace(&mut connection.is_queued, true)
-        {
-            self.backlog.push(key);
-        }
-    }
-
-    fn serve_line(&mut self, key: Key, line: &[u8], now: BootTime) {
-        if line.is_empty() {
-            return;
-        }
-        if !self.untold.is_empty() {
-            self.tell_before_serving(key, now);
-        }
-        let refused = match Request::parse(line) {
-            Ok(request) => self.serve(key, request, now).err(),
-            Err(refusal) => Some(refusal),
-        };
-        if let Some(refusal) = refused {
-            self.refuse(key, &refusal);
-        }
-    }
-
-    fn refuse_long_line(&mut self, key: Key, now: BootTime) {
-        let message = format!("a line may have at most {} bytes", self.bounds.line_bytes);
-        self.turn_away(key, &Refusal::new(ErrorCode::LineTooLong, message), now);
-    }
-
     /// Tells a connection why it is closed, and closes it.
     pub(super) fn turn_away(&mut self, key: Key, refusal: &Refusal, now: BootTime) {
         self.refuse(key, refusal);
@@ -398,120 +283,13 @@ impl Service {
             Role::Plain(None) => {}
             Role::Plain(Some(owner)) => {
                 self.forget_untold(Party::Connection(key as u32));
+                self.revocations.all_given_back(Party::Connection(key as u32));
                 self.with_effects(|table, effects| table.remove_owner(owner, now, effects));
             }
             Role::Session(session) => {
                 self.sessions.detach(session);
                 self.table.suspend(self.sessions.get(session).owner);
             }
-        }
-    }
-
-    /// Does something to the table and tells everybody what became of it.
-    pub(super) fn with_effects<T>(&mut self, change: impl FnOnce(&mut Table, &mut Vec<Effect>) -> T) -> T {
-        let mut effects = std::mem::take(&mut self.effects);
-        let result = change(&mut self.table, &mut effects);
-        self.deliver(effects);
-        result
-    }
-
-    /// Whether somebody who waited was granted a lock since this was last asked.
-    pub(super) fn take_handed_over(&mut self) -> bool {
-        std::mem::take(&mut self.handed_over)
-    }
-
-    /// An empty list for effects, to be given back by [`Service::deliver`].
-    pub(super) fn take_effects(&mut self) -> Vec<Effect> {
-        std::mem::take(&mut self.effects)
-    }
-
-    /// Tells everybody what happened to them.
-    pub(super) fn deliver(&mut self, mut effects: Vec<Effect>) {
-        if effects.is_empty() {
-            self.effects = effects;
-            return;
-        }
-        for effect in effects.drain(..) {
-            match effect {
-                Effect::Granted { party, name, grant, extended } => {
-                    self.handed_over = true;
-                    self.tell_granted(party, &name, grant, extended);
-                }
-                Effect::TimedOut { party, name, extended } => {
-                    self.untold.push_back(TimedOut { party, name, extended });
-                }
-            }
-        }
-        self.effects = effects;
-    }
-
-    /// Tells those whose waits have ended, in portions, because each reply carries the queue: a portion
-    /// is sent before the next one is written. A lock's queue is written once a portion.
-    fn tell_timed_out(&mut self, now: BootTime) {
-        let mut lists = HashMap::new();
-        let mut written = 0;
-        while written < TOLD_BYTES_A_TURN {
-            let Some(ended) = self.untold.pop_front() else { return };
-            written += self.tell_one(&ended, &mut lists, now);
-        }
-    }
-
-    /// A client that says something new is first told of its waits that had ended before.
-    fn tell_before_serving(&mut self, key: Key, now: BootTime) {
-        let party = match self.connections.get(key).map(|connection| connection.role) {
-            None | Some(Role::Plain(None)) => return,
-            Some(Role::Plain(Some(_))) => Party::Connection(key as u32),
-            Some(Role::Session(session)) => Party::Session(session.0),
-        };
-        let (ours, others) =
-            std::mem::take(&mut self.untold).into_iter().partition(|ended| ended.party == party);
-        self.untold = others;
-        let ours: VecDeque<TimedOut> = ours;
-        for ended in &ours {
-            self.tell_one(ended, &mut HashMap::new(), now);
-        }
-    }
-
-    /// Tells one of the end of its wait; the size of the lists in the reply.
-    fn tell_one(&mut self, ended: &TimedOut, lists: &mut HashMap<Arc<str>, Lists>, now: BootTime) -> usize {
-        let TimedOut { party, name, extended } = ended;
-        let lists = lists.entry(Arc::clone(name)).or_insert_with(|| Lists::of_lock(self, name, now));
-        let (connection, needs) = match *party {
-            Party::Connection(key) => (Some(key as Key), Needs::Nothing),
-            Party::Session(key) => {
-                let session = self.sessions.get(SessionKey(key));
-                self.store.left(session.number, Arc::clone(name));
-                (session.connection.map(|key| key as Key), Needs::Commit)
-            }
-        };
-        let Some(key) = connection else { return 0 };
-        self.answer(key, needs, &lists.turned_away(name, *extended, TurnedAwayBy::Timeout));
-        lists.len()
-    }
-
-    /// Nothing more is told to this one, whose number somebody else may get.
-    fn forget_untold(&mut self, party: Party) {
-        if !self.untold.is_empty() {
-            self.untold.retain(|ended| ended.party != party);
-        }
-    }
-
-    fn tell_granted(&mut self, party: Party, name: &Arc<str>, grant: Grant, extended: bool) {
-        let (connection, mut needs) = match party {
-            Party::Connection(key) => (Some(key as Key), Needs::Nothing),
-            Party::Session(key) => {
-                let session = self.sessions.get(SessionKey(key));
-                let row = ClaimRow::held(&grant, extended);
-                self.store.claimed(session.number, Arc::clone(name), false, row);
-                (session.connection.map(|key| key as Key), Needs::Commit)
-            }
-        };
-        if grant.token >= self.store.token_mark() {
-            needs = Needs::Commit;
-        }
-        if let Some(key) = connection {
-            let answer = Answer::Acquired { name, grant: extended.then_some(grant), again: false };
-            self.answer(key, needs, &answer);
         }
     }
 
@@ -552,7 +330,7 @@ impl Service {
         self.forget_untold(Party::Session(key.0));
         let session = self.sessions.remove(key);
         self.store.session_closed(session.number);
-        self.revocations.all_given_back(key);
+        self.revocations.all_given_back(Party::Session(key.0));
         self.with_effects(|table, effects| table.remove_owner(session.owner, now, effects));
         let connection = session.connection.map(|key| key as Key)?;
         self.connections.get_mut(connection)?.role = Role::Plain(None);
@@ -580,6 +358,10 @@ impl Service {
                 (Stage::Lingering, _) => true,
                 // A session's bound is its ttl.
                 (Stage::Open, Role::Session(_)) => false,
+                // It is silent while its command ends, and has a deadline for that.
+                (Stage::Open, Role::Plain(_)) if self.revocations.concern(Party::Connection(key as u32)) => {
+                    false
+                }
                 (Stage::Open | Stage::InputEnded | Stage::Closing { .. }, _) => silent >= self.max_idle,
             };
             if is_over {
