@@ -48,6 +48,16 @@ impl<P: Clustered> Cluster<P> {
         self.wait_until_one_leads();
     }
 
+    /// What the member is with which the URL of this number begins.
+    pub(crate) fn role_of(&self, member: usize) -> Option<Role> {
+        self.members[member].program.role()
+    }
+
+    /// Stops that member (SIGSTOP).
+    pub(crate) fn pause(&self, member: usize) {
+        self.members[member].pause();
+    }
+
     fn wait_until_one_leads(&self) {
         until("one leads, and the others follow", || {
             let roles: Option<Vec<_>> = self.members.iter().map(|member| member.program.role()).collect();

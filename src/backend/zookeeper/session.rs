@@ -20,6 +20,10 @@ const CONTENDER: CreateOptions<'static> = CreateMode::EphemeralSequential.with_a
 /// at the leader when a request is answered: what we claim as lease is the rest.
 const LEASE_OF_SESSION: (u32, u32) = (3, 4);
 
+/// How long a server may be silent before another one is tried. The client library waits two fifths of
+/// the session, which for a long one is longer than anybody waits for an answer.
+const LONGEST_SILENCE: Duration = Duration::from_secs(5);
+
 /// The session timeout to ask for, so that the lease is `ttl`.
 pub(super) fn session_timeout(ttl: Duration) -> Duration {
     ttl * LEASE_OF_SESSION.1 / LEASE_OF_SESSION.0
@@ -72,7 +76,8 @@ impl SessionWatch {
 impl Session {
     /// Opens a session of `timeout`; may be dropped, which leaves at most an empty session behind.
     pub(super) async fn open(hosts: &str, timeout: Duration) -> Result<Self, Failure> {
-        let connector = Client::connector().with_session_timeout(timeout);
+        let silence = LONGEST_SILENCE.min(timeout * 2 / 5);
+        let connector = Client::connector().with_session_timeout(timeout).with_connection_timeout(silence);
         match connector.connect(hosts).await {
             Ok(client) => Ok(Self { client }),
             Err(Error::SessionExpired) => Err(Failure::Unanswered("no session was granted".into())),
