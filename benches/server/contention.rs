@@ -51,6 +51,11 @@ pub fn unlock(name: &str) -> String {
     format!(r#"{{"command":"unlock","name":"{name}"}}"#)
 }
 
+/// Who got the lock gives it back and asks again, in one packet.
+pub fn pass_on(name: &str) -> String {
+    unlock(name) + "\n" + &lock(name) + "\n"
+}
+
 /// What a hot lock did.
 pub struct HandOvers {
     pub per_second: f64,
@@ -68,7 +73,7 @@ pub fn hot_lock(server: &ServerProcess, contenders: usize, time: Duration, spin:
         poll.registry().register(socket.source(), Token(number), Interest::READABLE).unwrap();
     }
     let ask = lock("hot") + "\n";
-    let pass_on = unlock("hot") + "\n" + &ask;
+    let pass_on = pass_on("hot");
     clients.iter_mut().for_each(|socket| socket.write(ask.as_bytes()));
     let mut grants = vec![0_u64; contenders];
     let mut gaps = Vec::new();

@@ -17,6 +17,7 @@ use crate::protocol::{ErrorCode, Refusal};
 use super::bounds::READ_BYTES;
 use super::connection::{Key, Peer};
 use super::listener::{Listener, Socket};
+use super::lookout::Lookout;
 use super::service::{AfterWrite, Service};
 use super::{Config, ServeError};
 
@@ -51,6 +52,7 @@ pub(super) struct EventLoop {
     /// Sockets with more to read than their turn allowed.
     unread: Vec<Key>,
     dirty: Vec<Key>,
+    lookout: Lookout,
     unix_clients: u64,
     accept_again_at: Option<BootTime>,
     empty_since: Option<BootTime>,
@@ -97,6 +99,7 @@ impl EventLoop {
             buffer: vec![0; READ_BYTES].into_boxed_slice(),
             unread: Vec::new(),
             dirty: Vec::new(),
+            lookout: Lookout::new(config.busy_poll),
             unix_clients: 0,
             accept_again_at: None,
             empty_since: Some(now),
@@ -151,6 +154,9 @@ impl EventLoop {
         self.service.serve_backlog(now);
         self.service.run_timers(now, self.heard_until);
         self.finish_turn(now);
+        if self.service.take_handed_over() {
+            self.lookout.handed_over(now);
+        }
         self.log_stats(now);
         Ok(())
     }
@@ -171,8 +177,11 @@ impl EventLoop {
         if self.has_work() {
             return self.poll(events, Duration::ZERO);
         }
-        if !self.config.busy_poll.is_zero() && self.spin(events)? {
-            return Ok(());
+        if let Some(until) = self.lookout.until(BootTime::now()) {
+            if self.look_out(events, until)? {
+                return Ok(());
+            }
+            self.lookout.in_vain();
         }
         let next = self.next_timer();
         let mut time = next.saturating_since(self.now);
@@ -182,9 +191,8 @@ impl EventLoop {
         self.poll(events, time.min(MAX_SLEEP))
     }
 
-    /// Looks for events for a while without sleeping; whether some came.
-    fn spin(&mut self, events: &mut Events) -> Result<bool, ServeError> {
-        let until = BootTime::now() + self.config.busy_poll;
+    /// Looks for events without sleeping; whether some came.
+    fn look_out(&mut self, events: &mut Events, until: BootTime) -> Result<bool, ServeError> {
         loop {
             self.poll(events, Duration::ZERO)?;
             if !events.is_empty() {

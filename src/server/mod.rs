@@ -24,6 +24,7 @@ mod event_loop;
 pub mod fuzzing;
 mod listener;
 mod listing;
+mod lookout;
 mod operators;
 mod readiness;
 mod restore;
@@ -52,6 +53,7 @@ use crate::boot_time::BootTime;
 pub use bounds::Bounds;
 pub use connection::Peer;
 pub use listener::{Address, Listener};
+pub use lookout::BusyPoll;
 pub use store::StoreError;
 
 use event_loop::EventLoop;
@@ -74,9 +76,9 @@ pub struct Config {
     pub exit_when_empty: Option<Duration>,
     /// Serve UNIX clients of this user only.
     pub only_uid: Option<u32>,
-    /// Look for new bytes for so long before sleeping: hot locks change hands faster, at the price
-    /// of a busy CPU.
-    pub busy_poll: Duration,
+    /// When to look for requests without sleeping: hot locks change hands faster, at the price of a
+    /// busy CPU.
+    pub busy_poll: BusyPoll,
     /// Log statistics so often.
     pub stats: Option<Duration>,
     /// What clients may use.
@@ -102,7 +104,7 @@ impl Default for Config {
             store: StoreConfig::Ephemeral,
             exit_when_empty: None,
             only_uid: None,
-            busy_poll: Duration::ZERO,
+            busy_poll: BusyPoll::Adaptive,
             stats: None,
             bounds: Bounds::default(),
         }

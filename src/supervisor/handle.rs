@@ -96,6 +96,9 @@ impl Guardian {
     /// with the tree if the guardian dies, unless they are [spared](Guardian::spare).
     pub async fn start(&mut self, launch: Launch) -> Result<Pid, StartError> {
         let program = launch.argv.first().cloned().unwrap_or_default();
+        if matches!(self.stage, Stage::Gone) {
+            return Err(StartError::GuardianGone);
+        }
         self.send_launch(launch).map_err(StartError::Refused)?;
         match self.hear().await {
             Heard::Report(Report::Started { pid }) => {
@@ -160,12 +163,19 @@ impl Guardian {
         self.spared.push(child);
     }
 
-    /// The next event. Cancel safe. Waits for ever before [`Guardian::start`] and after
-    /// [`Event::TreeDead`].
+    /// The next event. Cancel safe. Before [`Guardian::start`] only the guardian's own death is one;
+    /// after [`Event::TreeDead`] there is none.
     pub async fn event(&mut self) -> Event {
         loop {
             match &mut self.stage {
-                Stage::Idle(_) | Stage::Over(_) | Stage::Gone => std::future::pending().await,
+                Stage::Over(_) | Stage::Gone => std::future::pending().await,
+                Stage::Idle(line) => {
+                    // What can't be listened to is as good as gone.
+                    if line.watch().is_err() || matches!(line.hear().await, Heard::Gone) {
+                        self.stage = Stage::Gone;
+                        return Event::GuardianDied;
+                    }
+                }
                 Stage::Guarded(line) => match line.hear().await {
                     Heard::Report(report) => {
                         if let Some(event) = self.event_of(report) {

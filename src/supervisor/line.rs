@@ -152,10 +152,11 @@ impl Line {
         let _ = kill(self.guardian, Signal::SIGCONT);
     }
 
-    fn watch(&mut self) -> io::Result<()> {
-        let timer = BootTimer::new()?;
+    /// Listens from here on. Must be called inside a tokio runtime that has IO.
+    pub(super) fn watch(&mut self) -> io::Result<()> {
         self.socket = match std::mem::replace(&mut self.socket, Socket::Failed) {
             Socket::Plain(channel) => {
+                let timer = BootTimer::new()?;
                 // SAFETY: the channel owns its descriptor and names the same one until it is dropped.
                 let channel = unsafe { AsyncFd::register_with_interest(channel, Interest::READABLE) }?;
                 Socket::Watched(channel, timer)

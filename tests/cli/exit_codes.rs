@@ -120,6 +120,18 @@ fn a_guardian_that_is_killed_is_our_own_failure_70() {
 }
 
 #[test]
+fn nobody_waits_on_without_a_guardian() {
+    let server = Server::start();
+    let _holder = server.hold(&["-i", "a"]);
+    let waiter = server.wait_for("a", &["-i", "a"], &["echo", "never"]);
+    nix::sys::signal::kill(crate::support::guardian_of(waiter.pid()), Signal::SIGKILL).unwrap();
+    let finished = waiter.finish();
+    assert_eq!((finished.code, finished.stdout.as_str()), (Some(70), ""), "{}", finished.stderr);
+    assert!(finished.stderr.contains("guardian"), "{}", finished.stderr);
+    assert_eq!(server.queue_len("a"), 1);
+}
+
+#[test]
 fn a_signal_while_waiting_is_128_and_its_number() {
     let server = Server::start();
     let _holder = server.hold(&["-i", "a"]);

@@ -24,6 +24,26 @@ fn open_gives_a_secret_and_the_ttl() {
 }
 
 #[test]
+fn an_open_whose_answer_was_lost_can_be_repeated() {
+    const ID: &str = "00112233445566778899aabbccddeeff";
+    let server = TestServer::start();
+    let open = format!(r#"{{"command":"open","session":"{ID}","ttl":30}}"#);
+    let opened = format!(r#"{{"session":"{ID}","ttl":30,"result":"opened"}}"#);
+    let (mut first, mut second) = (server.client(), server.client());
+    first.send(&format!("{open}\n{}", r#"{"command":"lock","name":"x","limit":1}"#));
+    assert_eq!(first.hear(), opened);
+    let grant: serde_json::Value = serde_json::from_str(&first.hear()).unwrap();
+    assert_eq!(second.ask(&open), opened);
+    assert_eq!(first.hear(), r#"{"result":"superseded"}"#);
+    let again = second.take("x", 1);
+    assert_eq!((&again["result"], &again["token"]), (&json!("already_acquired"), &grant["token"]));
+    assert_eq!(second.ask(CLOSE), r#"{"result":"closed"}"#);
+    let mut third = server.client();
+    assert_eq!(third.ask(&open), opened);
+    assert_eq!(third.take("x", 1)["result"], "acquired");
+}
+
+#[test]
 fn renew_is_answered_with_its_number() {
     let server = TestServer::start();
     let mut a = server.client();

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use officer::backend::{self, AcquireError, ConnectError, ConnectOptions, Grant, Guard};
+use officer::backend::{self, AcquireError, Busy, ConnectError, ConnectOptions, Grant, Guard, Wait, WaitEnd};
 use officer::boot_time::BootTime;
 use officer::boot_timer::BootTimer;
 use officer::lease::{Lease, TermsError, TooLate};
@@ -84,7 +84,7 @@ async fn story(
         );
     }
     let asked = BootTime::now();
-    let acquired = acquire(plan, signals).await;
+    let acquired = acquire(plan, signals, &mut guardian).await;
     report.waited = seconds(BootTime::now().saturating_since(asked));
     let (mut guard, mut lease) = acquired?;
     let granted = BootTime::now();
@@ -115,16 +115,22 @@ async fn story(
 }
 
 /// Takes the lock, again if a grant came too late to be used.
-async fn acquire(plan: &Plan, signals: &mut Signals) -> Result<(Box<dyn Guard>, Lease), ExitStatus> {
+async fn acquire(
+    plan: &Plan,
+    signals: &mut Signals,
+    guardian: &mut Guardian,
+) -> Result<(Box<dyn Guard>, Lease), ExitStatus> {
     let options = ConnectOptions { who: who(plan).await, ..plan.connect.clone() };
+    let mut wanted = plan.wanted.clone();
     loop {
         let mut backend = tokio::select! {
             backend = backend::connect(&plan.server, &options) => backend.map_err(|error| not_connected(&error))?,
-            signal = ending_signal(signals) => return Err(ExitStatus::Signal(signal)),
+            end = end_of_wait(signals, guardian) => return Err(end),
         };
+        let asked = BootTime::now();
         let result = tokio::select! {
-            result = backend.acquire(&plan.wanted) => result.map_err(|error| not_acquired(plan, &error)),
-            signal = ending_signal(signals) => Err(ExitStatus::Signal(signal)),
+            result = backend.acquire(&wanted) => result.map_err(|error| not_acquired(plan, error)),
+            end = end_of_wait(signals, guardian) => Err(end),
         };
         let guard = match result {
             Ok(guard) => guard,
@@ -138,6 +144,9 @@ async fn acquire(plan: &Plan, signals: &mut Signals) -> Result<(Box<dyn Guard>, 
             Err(NoLease::TooLate(error)) => {
                 tracing::warn!(lock = plan.wanted.name, "{error}; giving it back and asking again");
                 give_back(guard).await;
+                if let Wait::AtMost(limit) = &mut wanted.wait {
+                    *limit = limit.saturating_sub(BootTime::now().saturating_since(asked));
+                }
             }
             Err(NoLease::Terms(error)) => {
                 tracing::error!("the lock server granted another ttl than --ttl: {error}");
@@ -164,6 +173,15 @@ async fn give_back(guard: Box<dyn Guard>) {
     }
 }
 
+/// What ends a wait before the engine has answered: a signal, or that nobody is left to watch over
+/// the command.
+async fn end_of_wait(signals: &mut Signals, guardian: &mut Guardian) -> ExitStatus {
+    tokio::select! {
+        signal = ending_signal(signals) => ExitStatus::Signal(signal),
+        _ = guardian.event() => failed(&StartError::GuardianGone),
+    }
+}
+
 /// The next signal that ends a wait.
 async fn ending_signal(signals: &mut Signals) -> i32 {
     loop {
@@ -183,8 +201,14 @@ fn not_connected(error: &ConnectError) -> ExitStatus {
     }
 }
 
-fn not_acquired(plan: &Plan, error: &AcquireError) -> ExitStatus {
-    match error {
+fn not_acquired(plan: &Plan, mut error: AcquireError) -> ExitStatus {
+    // It may have been asked for twice; the limit is that of both waits together.
+    if let (AcquireError::Busy(Busy { ended_by: WaitEnd::WaitLimit(limit), .. }), Wait::AtMost(whole)) =
+        (&mut error, plan.wanted.wait)
+    {
+        *limit = whole;
+    }
+    match &error {
         AcquireError::Connection(error) => return not_connected(error),
         AcquireError::Busy(_) | AcquireError::NotReady { .. } => tracing::warn!("not acquired: {error}"),
         AcquireError::LimitMismatch { .. } | AcquireError::Protocol { .. } => tracing::error!("{error}"),

@@ -13,7 +13,7 @@ use clap::{Args, ValueEnum};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use officer::protocol::DEFAULT_PORT;
-use officer::server::{Address, Bounds, Config, Listener, Server, StoreConfig};
+use officer::server::{Address, Bounds, BusyPoll, Config, Listener, Server, StoreConfig};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use tracing::{error, info};
 
@@ -88,9 +88,10 @@ pub(crate) struct ServeArgs {
     #[arg(long, default_value = "60", value_parser = duration::parse, env = "OFFICER_MAX_TTL")]
     max_ttl: Duration,
 
-    /// Microseconds to look for new requests before sleeping: faster hand-overs for CPU time
-    #[arg(long, default_value_t = 0, value_name = "MICROS", env = "OFFICER_BUSY_POLL")]
-    busy_poll: u64,
+    /// Microseconds to look for new requests before sleeping: faster hand-overs for CPU time; 0: never
+    /// [default: after hand-overs only, up to 150, as long as it pays]
+    #[arg(long, value_name = "MICROS", env = "OFFICER_BUSY_POLL")]
+    busy_poll: Option<u64>,
 
     /// Bytes of one line at most
     #[arg(long, value_name = "BYTES", default_value_t = Bounds::default().line_bytes)]
@@ -300,7 +301,10 @@ impl ServeArgs {
             max_idle: self.max_idle,
             max_ttl: self.max_ttl,
             store,
-            busy_poll: Duration::from_micros(self.busy_poll),
+            busy_poll: match self.busy_poll {
+                Some(micros) => BusyPoll::Always(Duration::from_micros(micros)),
+                None => BusyPoll::Adaptive,
+            },
             stats: self.stats.then_some(STATS_EVERY),
             bounds: Bounds {
                 line_bytes: self.max_line,

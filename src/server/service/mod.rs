@@ -61,6 +61,8 @@ pub(super) struct Service {
     untold: VecDeque<TimedOut>,
     /// Broken or done: the loop closes their sockets.
     ended: Vec<Key>,
+    /// Somebody who waited was granted a lock since the loop last asked.
+    handed_over: bool,
 }
 
 enum StoreState {
@@ -116,6 +118,7 @@ impl Service {
             next_sweep: now,
             untold: VecDeque::new(),
             ended: Vec::new(),
+            handed_over: false,
         };
         service.get_ready(now);
         Ok(service)

@@ -34,6 +34,11 @@ impl Service {
         result
     }
 
+    /// Whether somebody who waited was granted a lock since this was last asked.
+    pub(in crate::server) fn take_handed_over(&mut self) -> bool {
+        std::mem::take(&mut self.handed_over)
+    }
+
     /// An empty list for effects, to be given back by [`Service::deliver`].
     pub(in crate::server) fn take_effects(&mut self) -> Vec<Effect> {
         std::mem::take(&mut self.effects)
@@ -48,6 +53,7 @@ impl Service {
         for effect in effects.drain(..) {
             match effect {
                 Effect::Granted { party, name, grant, extended } => {
+                    self.handed_over = true;
                     self.tell_granted(party, &name, grant, extended);
                 }
                 Effect::TimedOut { party, name, extended } => {
