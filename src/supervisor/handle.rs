@@ -200,9 +200,13 @@ impl Guardian {
     }
 
     /// Ends the guardian without its last will: what had to be given back was given back. To be
-    /// called when the tree is dead, or was never started; else it is the same as a drop.
-    pub fn dismiss(self) {
-        drop(self);
+    /// called when the tree is dead, or was never started; else it is the same as a drop. Returns when
+    /// the guardian is gone; it has nothing to do but to exit.
+    pub async fn dismiss(mut self) {
+        if let Stage::Idle(line) | Stage::Over(line) = &mut self.stage {
+            line.farewell().await;
+            self.stage = Stage::Gone;
+        }
     }
 
     fn send_launch(&mut self, launch: Launch) -> io::Result<()> {

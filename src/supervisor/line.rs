@@ -24,7 +24,7 @@ use super::vigil::{Verdict, Vigil};
 const SEND_AGAIN_AFTER: Duration = Duration::from_millis(20);
 
 /// How long a guardian may take to leave. It has nothing to do but to exit.
-const FAREWELL_MILLISECONDS: u8 = 200;
+const FAREWELL: Duration = Duration::from_millis(200);
 
 /// One guardian's line. While there is one, the guardian isn't reaped, so nobody else has its id.
 #[derive(Debug)]
@@ -113,6 +113,19 @@ impl Line {
         }
     }
 
+    /// [`Line::dismiss`] without blocking.
+    pub(super) async fn farewell(&mut self) {
+        self.order(Order::Goodbye);
+        let watched = pidfd::open(self.guardian).map(|pidfd| {
+            // SAFETY: it owns its descriptor and names the same one until it is dropped.
+            unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }
+        });
+        if let Ok(Ok(end)) = watched {
+            let _ = tokio::time::timeout(FAREWELL, end.readable()).await;
+        }
+        let _ = waitpid(self.guardian, Some(WaitPidFlag::WNOHANG));
+    }
+
     /// Sends the guardian away and takes in its end, which comes at once: where process 1 takes in
     /// nobody (many containers), each guardian would stay a zombie for ever.
     pub(super) fn dismiss(&mut self) {
@@ -121,7 +134,7 @@ impl Line {
             // Whatever comes of it: the next line doesn't wait.
             let _ = poll(
                 &mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)],
-                PollTimeout::from(FAREWELL_MILLISECONDS),
+                PollTimeout::try_from(FAREWELL).unwrap_or(PollTimeout::ZERO),
             );
         }
         let _ = waitpid(self.guardian, Some(WaitPidFlag::WNOHANG));

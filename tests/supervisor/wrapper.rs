@@ -62,7 +62,7 @@ async fn supervise(mut guardian: Guardian, plan: Plan) -> i32 {
         Ok(pid) => control.tell(json!({"event": "started", "pid": pid.as_raw()})).await,
         Err(error) => {
             control.tell(json!({"event": "not_started", "error": format!("{error:?}")})).await;
-            guardian.dismiss();
+            guardian.dismiss().await;
             return NOT_STARTED;
         }
     }
@@ -72,7 +72,7 @@ async fn supervise(mut guardian: Guardian, plan: Plan) -> i32 {
             event = guardian.event() => {
                 control.tell(described(&event)).await;
                 if let Event::TreeDead { exit, .. } = event {
-                    guardian.dismiss();
+                    guardian.dismiss().await;
                     return exit.shell_code();
                 }
             }

@@ -106,7 +106,14 @@ async fn story(
             Watch::new(plan, parts, signals, &mut hooks, timer, granted).run_to_end(report).await
         }
     };
-    if release(guard, &lease, signals).await {
+    // On its way, a release isn't lost by our death, so the last will isn't needed any more: the
+    // guardian leaves while the engine answers.
+    let farewell = async {
+        tokio::task::yield_now().await;
+        guardian.dismiss().await;
+    };
+    let (released, ()) = tokio::join!(release(guard, &lease, signals), farewell);
+    if released {
         hooks.start(Occasion::Released);
     }
     report.held = Some(seconds(BootTime::now().saturating_since(granted)));
