@@ -60,6 +60,7 @@ fn mutate(line: &mut Vec<u8>, seeds: &[Vec<u8>], draw: &mut Draw) {
 
 #[test]
 fn whatever_clients_do_every_reply_is_well_formed_and_nothing_stays() {
+    seeds("connections").iter().for_each(|seed| fuzzing::connections(seed));
     let mut draw = Draw(0x0dd_ba11);
     for _ in 0..1_500 {
         let length = draw.below(1200);

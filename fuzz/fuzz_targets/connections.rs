@@ -1,4 +1,4 @@
-//! Whole connections, their bytes, ends and the time: `cargo +nightly fuzz run connections`.
+//! Whole connections, their bytes, ends and the time: see `fuzz/README.md`.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| officer::server::fuzzing::connections(data));

@@ -1,4 +1,4 @@
-//! One line as a client may send it: `cargo +nightly fuzz run line fuzz/corpus/line fuzz/seeds/line`.
+//! One line as a client may send it: see `fuzz/README.md`.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| officer::server::fuzzing::line(data));

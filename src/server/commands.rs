@@ -13,7 +13,6 @@ use crate::secret;
 use super::connection::{Key, Needs, Role};
 use super::listing::{self, Lists};
 use super::operators;
-use super::revocations::Revocation;
 use super::service::Service;
 use super::store::{ClaimRow, SavedSession};
 
@@ -254,7 +253,8 @@ impl Service {
     ) -> Result<(), Refusal> {
         self.check_fresh(key)?;
         if let Some(opened) = drawn.and_then(|id| self.sessions.find(id)) {
-            return self.open_again(key, opened, now);
+            self.open_again(key, opened, now);
+            return Ok(());
         }
         let ttl = whole_millis(ttl);
         if ttl < MIN_TTL || ttl > self.max_ttl {
@@ -278,22 +278,13 @@ impl Service {
         Ok(())
     }
 
-    /// A client that never saw the answer to its `open` asks again. It has seen no grant either, so what an
-    /// operator has taken from it is unused, and given back here.
-    fn open_again(&mut self, key: Key, session: SessionKey, now: BootTime) -> Result<(), Refusal> {
-        let party = Party::Session(session.0);
-        let (owner, number) = (self.sessions.get(session).owner, self.sessions.get(session).number);
-        for Revocation { name, .. } in self.revocations.of(party) {
-            self.store.left(number, Arc::clone(&name));
-            self.revocations.given_back(party, &name);
-            self.with_effects(|table, effects| table.unlock(owner, &name, now, effects));
-        }
-        self.sessions.renew(session, now);
-        self.attach(key, session);
-        let (id, ttl) = (self.sessions.get(session).id, self.sessions.get(session).ttl);
-        self.answer(key, Needs::Commit, &Answer::Opened { session: id, ttl });
+    /// A client that never saw the answer to its `open` asks again. It may be an old packet, so this is no
+    /// more than resuming.
+    fn open_again(&mut self, key: Key, session: SessionKey, now: BootTime) {
+        let ttl = self.take_over(key, session, now);
+        self.answer(key, Needs::Commit, &Answer::Opened { session: self.sessions.get(session).id, ttl });
+        self.tell_revoked(key, session);
         self.resume_if_ready(session, now);
-        Ok(())
     }
 
     fn resume_session(&mut self, key: Key, id: SessionId, now: BootTime) -> Result<(), Refusal> {
@@ -302,19 +293,24 @@ impl Service {
             self.answer(key, Needs::Nothing, &Answer::SessionUnknown);
             return Ok(());
         };
-        // Resuming renews; but what was taken from a session ends with its time at the latest.
-        if !self.revocations.concern(Party::Session(session.0)) {
-            self.sessions.renew(session, now);
-        }
-        self.attach(key, session);
+        let ttl = self.take_over(key, session, now);
         let owner = Some(self.sessions.get(session).owner);
-        let ttl = whole_millis(self.sessions.get(session).ends_at().saturating_since(now));
         let holds = listing::holds(self, owner);
         let waits = listing::names(self, owner, |state| matches!(state, ClaimState::Waiting { .. }));
         self.answer(key, Needs::Commit, &Answer::Resumed { ttl, holds: &holds, waits: &waits });
         self.tell_revoked(key, session);
         self.resume_if_ready(session, now);
         Ok(())
+    }
+
+    /// The session goes on at this connection; how long it lives from now on. That renews it, but what was
+    /// taken from a session ends with its time at the latest.
+    fn take_over(&mut self, key: Key, session: SessionKey, now: BootTime) -> Duration {
+        if !self.revocations.concern(Party::Session(session.0)) {
+            self.sessions.renew(session, now);
+        }
+        self.attach(key, session);
+        whole_millis(self.sessions.get(session).ends_at().saturating_since(now))
     }
 
     /// A session's past must not mix with a connection's own locks or another session.

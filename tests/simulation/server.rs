@@ -369,10 +369,11 @@ impl Server {
 
     fn open(&mut self, conn: ConnId, id: SessionId, ttl: Duration, now: BootTime, env: &mut Env) {
         if let Some(key) = self.sessions.find(id) {
-            self.give_back_unused(key, now, env);
             self.attach(conn, key, now, env);
             let effects = self.wake(key, now, env);
-            self.reply(conn, Reply::Opened { session: id.to_hex(), ttl: ttl.as_secs_f64() });
+            let ttl = self.sessions.get(key).ends_at().saturating_since(now).as_secs_f64();
+            self.reply(conn, Reply::Opened { session: id.to_hex(), ttl });
+            self.repeat_revoked(conn, key);
             return self.deliver(effects, env);
         }
         let key = self.sessions.open(&mut self.table, id, ttl, Who::default(), now).expect("it is new");
@@ -390,7 +391,6 @@ impl Server {
     fn resume(&mut self, conn: ConnId, id: SessionId, now: BootTime, env: &mut Env) {
         let Some(key) = self.sessions.find(id) else { return self.reply(conn, Reply::SessionUnknown) };
         self.attach(conn, key, now, env);
-        let revoked = self.revoked.get(&key).copied();
         let effects = self.wake(key, now, env);
         let owner = self.sessions.get(key).owner;
         let (mut holds, mut waits) = (Vec::new(), Vec::new());
@@ -408,23 +408,14 @@ impl Server {
         }
         let ttl = self.sessions.get(key).ends_at().saturating_since(now).as_secs_f64();
         self.reply(conn, Reply::Resumed { ttl, holds, waits });
-        if let Some((lock, token)) = revoked {
-            self.tell_revoked(conn, lock, token);
-        }
+        self.repeat_revoked(conn, key);
         self.deliver(effects, env);
     }
 
-    /// Who opens again has seen no grant: what was taken from it is free.
-    fn give_back_unused(&mut self, key: SessionKey, now: BootTime, env: &mut Env) {
-        let Some((lock, _)) = self.revoked.remove(&key) else { return };
-        let session = self.sessions.get(key);
-        let (id, number, owner) = (session.id, session.number, session.owner);
-        env.note(|| format!("server: {id:?} has never used lock {lock}"));
-        env.checkers.released(id, lock);
-        self.store.add(Change::Left { number, lock });
-        let mut effects = Vec::new();
-        self.table.unlock(owner, crate::plan::lock_name(lock), now, &mut effects);
-        self.deliver(effects, env);
+    fn repeat_revoked(&mut self, conn: ConnId, key: SessionKey) {
+        if let Some(&(lock, token)) = self.revoked.get(&key) {
+            self.tell_revoked(conn, lock, token);
+        }
     }
 
     /// A session goes on, on another connection.

@@ -1,19 +1,37 @@
 //! What a server knows after it was killed, ended or its host restarted.
 
 use nix::sys::signal::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::harness::{ServerProcess, wait_until};
+use crate::harness::{Client, ServerProcess, wait_until};
+
+/// A session that holds x at a server with a folder of its own.
+struct Holding {
+    dir: tempfile::TempDir,
+    server: ServerProcess,
+    a: Client,
+    /// Its secret.
+    session: String,
+    /// Its grant.
+    held: Value,
+}
+
+impl Holding {
+    fn x() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let server = ServerProcess::start(&[], dir.path());
+        let mut a = server.client();
+        let session = a.open(30.0);
+        let held = a.take("x", 1);
+        Self { dir, server, a, session, held }
+    }
+}
 
 const LOCKS: &str = r#"{"command":"locks"}"#;
 
 #[test]
 fn a_killed_server_knows_every_session_holder_and_token() {
-    let dir = tempfile::tempdir().unwrap();
-    let server = ServerProcess::start(&[], dir.path());
-    let mut a = server.client();
-    let session = a.open(30.0);
-    let x = a.take("x", 1);
+    let Holding { dir, server, mut a, session, held: x } = Holding::x();
     let s = a.take("s", 3);
     a.take("left", 1);
     a.unlock("left");
@@ -32,7 +50,7 @@ fn a_killed_server_knows_every_session_holder_and_token() {
 
     let mut b = server.client();
     let resumed = b.resume(&session);
-    let hold = |name: &str, grant: &serde_json::Value| json!({"name": name, "token": grant["token"], "slot": 0, "limit": grant["limit"]});
+    let hold = |name: &str, grant: &Value| json!({"name": name, "token": grant["token"], "slot": 0, "limit": grant["limit"]});
     assert_eq!(resumed["holds"], json!([hold("x", &x), hold("s", &s)]));
     b.unlock("x");
     let next = other.take("x", 1);
@@ -41,11 +59,8 @@ fn a_killed_server_knows_every_session_holder_and_token() {
 
 #[test]
 fn a_killed_server_knows_what_was_revoked() {
-    let dir = tempfile::tempdir().unwrap();
-    let server = ServerProcess::start(&[], dir.path());
-    let mut a = server.client();
-    let session = a.open(30.0);
-    let token = a.take("x", 1)["token"].as_u64().unwrap();
+    let Holding { dir, server, session, held, .. } = Holding::x();
+    let token = &held["token"];
     let release = format!(r#"{{"command":"release","name":"x","token":{token},"reason":"by hand"}}"#);
     assert_eq!(server.client().ask_json(&release)["result"], "revoking");
     server.kill();
@@ -56,7 +71,7 @@ fn a_killed_server_knows_what_was_revoked() {
     next.is_silent();
     let mut a = server.client();
     let resumed = a.resume(&session);
-    assert_eq!(resumed["holds"][0]["token"], token, "{resumed}");
+    assert_eq!(&resumed["holds"][0]["token"], token, "{resumed}");
     let told = format!(r#"{{"name":"x","token":{token},"reason":"by hand","result":"revoked"}}"#);
     assert_eq!(a.hear(), told);
     assert_eq!(a.ask_json(r#"{"command":"renew","seq":1}"#)["error"], "revoked");
@@ -229,11 +244,7 @@ fn a_paused_server_hears_renewals_before_it_expires_anyone() {
 
 #[test]
 fn after_a_reboot_sessions_wait_and_plain_connections_do_not() {
-    let dir = tempfile::tempdir().unwrap();
-    let server = ServerProcess::start(&[], dir.path());
-    let mut a = server.client();
-    let session = a.open(30.0);
-    let held = a.take("x", 1);
+    let Holding { dir, server, session, held, .. } = Holding::x();
     server.terminate();
     pretend_another_boot(dir.path());
 
@@ -296,11 +307,7 @@ fn a_store_of_a_newer_version_is_refused() {
 
 #[test]
 fn a_store_of_the_first_version_is_migrated() {
-    let dir = tempfile::tempdir().unwrap();
-    let server = ServerProcess::start(&[], dir.path());
-    let mut a = server.client();
-    let session = a.open(30.0);
-    let held = a.take("x", 1);
+    let Holding { dir, server, session, held, .. } = Holding::x();
     server.terminate();
     let db = rusqlite::Connection::open(dir.path().join("officer.db")).unwrap();
     db.execute_batch("ALTER TABLE claims DROP COLUMN revoked; PRAGMA user_version = 1").unwrap();
@@ -337,11 +344,7 @@ fn a_damaged_store_is_refused() {
 
 #[test]
 fn a_store_that_contradicts_itself_is_refused() {
-    let dir = tempfile::tempdir().unwrap();
-    let server = ServerProcess::start(&[], dir.path());
-    let mut a = server.client();
-    a.open(30.0);
-    a.take("x", 1);
+    let Holding { dir, server, .. } = Holding::x();
     server.terminate();
     let db = rusqlite::Connection::open(dir.path().join("officer.db")).unwrap();
     db.execute_batch("CREATE TABLE copy AS SELECT * FROM claims; UPDATE copy SET session = 77; INSERT INTO claims SELECT * FROM copy; DROP TABLE copy")
