@@ -13,6 +13,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, socket, sockopt};
 use nix::unistd::{Pid, Uid, User, geteuid};
@@ -148,7 +149,17 @@ fn check_owner(path: &Path) -> Result<(), StateError> {
 /// The hidden verb by which a wrapper starts the embedded server.
 pub const EMBEDDED_VERB: &str = "serve-embedded";
 
+/// Whether [`this_program`] has the hidden verb.
+static HAS_THE_VERB: AtomicBool = AtomicBool::new(false);
+
+/// Says that this program serves when it is started with [`EMBEDDED_VERB`] as its first argument; any
+/// other program would only be started anew, with an argument that it doesn't know.
+pub fn this_program_has_the_verb() {
+    HAS_THE_VERB.store(true, Ordering::Relaxed);
+}
+
 /// The program that has the hidden verb: the running one, also if its file was replaced meanwhile.
-pub fn this_program() -> &'static OsStr {
-    OsStr::new("/proc/self/exe")
+/// `None`: it hasn't.
+pub fn this_program() -> Option<&'static OsStr> {
+    HAS_THE_VERB.load(Ordering::Relaxed).then_some(OsStr::new("/proc/self/exe"))
 }

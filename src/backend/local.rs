@@ -80,8 +80,15 @@ fn refuse_in_isolation() -> io::Result<()> {
 /// Starts the embedded server; returns when it serves, or when another one won the election.
 fn start() -> io::Result<()> {
     refuse_in_isolation()?;
+    let program = this_program().ok_or_else(|| {
+        io::Error::new(
+            io::ErrorKind::Unsupported,
+            "no embedded server runs, and this program can't start one; \
+             have officer-exec start it or name another server",
+        )
+    })?;
     let started = orphaning(|| {
-        Command::new(this_program())
+        Command::new(program)
             .arg0("officer-exec")
             .arg(EMBEDDED_VERB)
             .env_clear()
@@ -118,6 +125,12 @@ mod tests {
     use std::sync::mpsc::channel;
 
     use super::*;
+
+    #[test]
+    fn a_program_without_the_verb_is_not_started_as_a_server() {
+        let error = start().unwrap_err();
+        assert!(error.to_string().contains("this program can't start one"), "{error}");
+    }
 
     #[test]
     fn two_starts_at_once_leave_the_process_a_reaper() {

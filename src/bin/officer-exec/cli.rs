@@ -312,8 +312,8 @@ pub enum Task {
 /// Reads exec's arguments, the program's name first.
 pub fn parse(args: Vec<OsString>) -> Result<(LogPlan, Task), clap::Error> {
     let mut command = ExecArgs::command();
-    let matches = command.try_get_matches_from_mut(args)?;
-    let args = ExecArgs::from_arg_matches(&matches)?;
+    let mut matches = command.try_get_matches_from_mut(args)?;
+    let args = ExecArgs::from_arg_matches_mut(&mut matches)?;
     let usage = |text: String| command.error(clap::error::ErrorKind::ValueValidation, text);
     let log = args.log_plan();
     args.into_task().map(|task| (log, task)).map_err(usage)

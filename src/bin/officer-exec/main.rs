@@ -30,6 +30,7 @@ use officer::supervisor::Guardian;
 fn main() -> ExitCode {
     // A program started by way of /proc/self/exe would be listed as "exe".
     let _ = nix::sys::prctl::set_name(c"officer-exec");
+    officer::local::this_program_has_the_verb();
     let args: Vec<OsString> = std::env::args_os().collect();
     let status = run(args);
     log::finish();
