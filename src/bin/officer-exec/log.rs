@@ -10,13 +10,12 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use tracing::level_filters::LevelFilter;
-use tracing::{Event, Subscriber};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Metadata, Subscriber};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
 use tracing_subscriber::fmt::{FmtContext, MakeWriter};
-use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
-use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::cli::LogPlan;
 
@@ -58,13 +57,73 @@ impl From<LogLevel> for LevelFilter {
     }
 }
 
-/// Starts logging. No thread is made before the first line.
+/// Starts logging. Nothing is made before the first line: most runs have none.
 pub fn start(plan: LogPlan) {
     let level = LevelFilter::from(plan.level);
-    let builder = tracing_subscriber::fmt().with_max_level(level).with_writer(Stderr).with_ansi(false);
-    match plan.format {
-        LogFormat::Text => builder.event_format(Plain).finish().with(whose(level)).init(),
-        LogFormat::Json => builder.json().flatten_event(true).finish().with(whose(level)).init(),
+    let subscriber = Late { wanted: whose(level), level, format: plan.format, subscriber: OnceLock::new() };
+    tracing::subscriber::set_global_default(subscriber).expect("logging is started once");
+}
+
+/// Makes the real subscriber when there is something to be told.
+struct Late {
+    wanted: Targets,
+    level: LevelFilter,
+    format: LogFormat,
+    subscriber: OnceLock<Box<dyn Subscriber + Send + Sync>>,
+}
+
+impl Late {
+    fn subscriber(&self) -> &(dyn Subscriber + Send + Sync) {
+        self.subscriber.get_or_init(|| {
+            let builder =
+                tracing_subscriber::fmt().with_max_level(self.level).with_writer(Stderr).with_ansi(false);
+            match self.format {
+                LogFormat::Text => Box::new(builder.event_format(Plain).finish()),
+                LogFormat::Json => Box::new(builder.json().flatten_event(true).finish()),
+            }
+        })
+    }
+}
+
+impl Subscriber for Late {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        self.wanted.would_enable(metadata.target(), metadata.level())
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(self.level)
+    }
+
+    fn new_span(&self, attributes: &Attributes<'_>) -> Id {
+        self.subscriber().new_span(attributes)
+    }
+
+    fn record(&self, span: &Id, values: &Record<'_>) {
+        self.subscriber().record(span, values);
+    }
+
+    fn record_follows_from(&self, span: &Id, follows: &Id) {
+        self.subscriber().record_follows_from(span, follows);
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        self.subscriber().event(event);
+    }
+
+    fn enter(&self, span: &Id) {
+        self.subscriber().enter(span);
+    }
+
+    fn exit(&self, span: &Id) {
+        self.subscriber().exit(span);
+    }
+
+    fn clone_span(&self, span: &Id) -> Id {
+        self.subscriber().clone_span(span)
+    }
+
+    fn try_close(&self, span: Id) -> bool {
+        self.subscriber().try_close(span)
     }
 }
 
