@@ -195,7 +195,7 @@ fn hot() {
 }
 
 fn memory() {
-    const CONNECTIONS: usize = 9_000;
+    const CONNECTIONS: usize = 10_000;
     let server = ServerProcess::officer(&[]);
     Talker::new(&server).settle();
     let (empty, before) = (server.memory_kib(), server.own_memory_kib());
@@ -216,7 +216,7 @@ fn memory() {
 }
 
 fn queue() {
-    const WAITERS: usize = 9_000;
+    const WAITERS: usize = 10_000;
     let server = ServerProcess::officer(&[]);
     let (p50, p99) = contention::dying_holders(&server, WAITERS, 500);
     println!(
