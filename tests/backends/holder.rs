@@ -7,7 +7,7 @@ use officer::boot_time::BootTime;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use crate::engines::process::soon;
+use crate::engines::process::{DEADLINE, soon};
 
 /// What a holder's task hands back when it is told to release.
 type Released = Result<(), ReleaseError>;
@@ -88,7 +88,7 @@ async fn hold(
                 let _ = tell.send(event);
             }
             _ = ticks.tick() => guard.renew(),
-            _ = &mut told => return guard.release(Duration::from_secs(10)).await,
+            _ = &mut told => return guard.release(DEADLINE).await,
         }
     }
 }
