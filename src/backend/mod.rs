@@ -13,7 +13,6 @@ mod engine;
 mod etcd;
 #[cfg(any(feature = "zookeeper", feature = "etcd", feature = "redis"))]
 mod held;
-mod link;
 mod local;
 mod officer;
 #[cfg(feature = "redis")]

@@ -126,6 +126,14 @@ impl Server {
         self.ask("connections")["value"].as_object().map_or(0, serde_json::Map::len)
     }
 
+    /// How many sockets the kernel knows by the server's address: the listening one, and one for each
+    /// connection, accepted or not.
+    pub fn sockets(&self) -> usize {
+        let path = self.socket().display().to_string();
+        let all = std::fs::read_to_string("/proc/net/unix").unwrap();
+        all.lines().filter(|line| line.ends_with(&path)).count()
+    }
+
     /// Holders and waiters of a lock.
     pub fn queue_len(&self, lock: &str) -> usize {
         self.ask("locks")["value"][lock].as_array().map_or(0, Vec::len)

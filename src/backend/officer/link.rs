@@ -7,7 +7,7 @@ use crate::boot_time::BootTime;
 use crate::client::{Session, SessionEnd, SessionEvent, Stream, Wire};
 use crate::protocol::{Held, Reply, Request};
 
-use super::Loss;
+use crate::backend::Loss;
 
 pub(super) enum Link {
     Leased(Session),

@@ -1,38 +1,21 @@
-//! The Officer server as an engine: a session with a lease, or, with a ttl of zero, a lock that lives
-//! and dies with its connection (which is all that an original Officer server can do).
+//! A place in a queue at an Officer server: asked for, kept while the connection comes and goes, and
+//! answered.
 
-use std::pin::Pin;
-use std::sync::Arc;
 use std::time::Duration;
-
-use async_trait::async_trait;
 
 use crate::boot_time::BootTime;
 use crate::boot_timer::{BootTimer, sleep_until};
-use crate::client::{Connect, OpenError, Session, Stream, close_at_last, close_elsewhere};
 use crate::lease::{PATIENCE_PER_TTL, RENEWALS_PER_TTL};
-use crate::lock::{Limit, SessionId};
+use crate::lock::Limit;
 use crate::protocol::{Granted, Holder, LockRequest, Reply, Request, TurnedAway};
-use crate::secret;
 
 use super::link::{Heard, Link};
-use super::{
-    AcquireError, Backend, Busy, ConnectError, ConnectOptions, Event, Grant, Guard, Loss, ReleaseError, Wait,
-    WaitEnd, Wanted, Will,
-};
-
-/// Between tries to reach a server at the start: doubles from the first to the last.
-const FIRST_BACKOFF: Duration = Duration::from_millis(50);
-const LAST_BACKOFF: Duration = Duration::from_secs(1);
-
-/// How long one try to connect may take: a server that went without a word is asked anew.
-const TRY_BOUND: Duration = Duration::from_secs(5);
+use super::reach::{FIRST_BACKOFF, LAST_BACKOFF, keep_trying, open};
+use super::{LEAVE_BOUND, Officer, draw_id};
+use crate::backend::{AcquireError, Busy, ConnectError, Loss, Wait, WaitEnd, Wanted};
 
 /// How much later than the wait limit the server's word on it may come.
 const ANSWER_SLACK: Duration = Duration::from_secs(1);
-
-/// How long leaving the queue may take; what isn't confirmed by then is left to the lease.
-const LEAVE_BOUND: Duration = Duration::from_secs(2);
 
 /// The error by which a server says that it grants no session a lock yet.
 const NOT_READY: &str = "not_ready";
@@ -40,166 +23,8 @@ const NOT_READY: &str = "not_ready";
 /// Keep-alives of a lock without a lease while waiting.
 const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(10);
 
-/// Reaches the server. The session is opened with the first request: that is one round trip less,
-/// and one commit of the server's.
-pub(super) async fn connect(
-    connector: Arc<dyn Connect>,
-    options: &ConnectOptions,
-) -> Result<Box<dyn Backend>, ConnectError> {
-    let server = connector.server();
-    let dialed = keep_trying(&server, options, || {
-        let connector = connector.clone();
-        Box::pin(async move { dial(&*connector).await })
-    })
-    .await?;
-    Ok(Box::new(Officer {
-        connector,
-        options: options.clone(),
-        dialed: Some(dialed),
-        next_id: draw_id(),
-        opening: None,
-        link: None,
-    }))
-}
-
-/// Closes the session that `handle` names, as the will of a process that is gone.
-pub(super) async fn execute_will(connector: Arc<dyn Connect>, handle: &str) -> Result<(), ReleaseError> {
-    let failed = |cause: String| ReleaseError { server: connector.server(), cause };
-    let id = SessionId::from_hex(handle).ok_or_else(|| failed("the will names no session".into()))?;
-    close_elsewhere(&*connector, id).await.map_err(|error| failed(error.to_string()))
-}
-
-/// One try to reach a server.
-type Attempt<T> = Pin<Box<dyn Future<Output = Result<T, ConnectError>> + Send>>;
-
-/// Tries until it works, `connect_tries` times `connect_timeout` long.
-async fn keep_trying<T>(
-    server: &str,
-    options: &ConnectOptions,
-    mut attempt: impl FnMut() -> Attempt<T> + Send,
-) -> Result<T, ConnectError> {
-    let mut told = false;
-    let mut last = ConnectError::Unreachable { server: server.to_owned(), cause: "no answer".into() };
-    for _ in 0..options.connect_tries.max(1) {
-        let until = BootTime::now() + options.connect_timeout;
-        let mut backoff = FIRST_BACKOFF;
-        while BootTime::now() < until {
-            let left = until.saturating_since(BootTime::now());
-            match tokio::time::timeout(left.min(TRY_BOUND), attempt()).await {
-                Ok(Ok(reached)) => return Ok(reached),
-                Ok(Err(error @ (ConnectError::Refused { .. } | ConnectError::Unsupported(_)))) => {
-                    return Err(error);
-                }
-                Ok(Err(error)) => last = error,
-                Err(_) => {}
-            }
-            if !std::mem::replace(&mut told, true) {
-                tracing::warn!(for_up_to = ?options.connect_timeout, "{last}; still trying");
-            }
-            tokio::time::sleep(backoff.min(until.saturating_since(BootTime::now()))).await;
-            backoff = (backoff * 2).min(LAST_BACKOFF);
-        }
-    }
-    Err(last)
-}
-
-async fn dial(connector: &dyn Connect) -> Result<Box<dyn Stream>, ConnectError> {
-    connector.connect().await.map_err(|error| unreachable(connector.server(), &error))
-}
-
-fn unreachable(server: String, error: &std::io::Error) -> ConnectError {
-    let cause = error.to_string();
-    match error.kind() {
-        std::io::ErrorKind::PermissionDenied => ConnectError::Refused { server, cause },
-        _ => ConnectError::Unreachable { server, cause },
-    }
-}
-
-/// Opens a session, or without a lease nothing, and sends the first request in the same packet.
-async fn open(
-    connector: Arc<dyn Connect>,
-    options: ConnectOptions,
-    dialed: Option<Box<dyn Stream>>,
-    id: SessionId,
-    first: Request<'static>,
-) -> Result<Link, ConnectError> {
-    let stream = match dialed {
-        Some(stream) => stream,
-        None => dial(&*connector).await?,
-    };
-    if options.ttl.is_zero() {
-        let mut link = Link::bound(stream);
-        link.ask(&first);
-        return Ok(link);
-    }
-    let server = connector.server();
-    match Session::open_on(stream, connector, Some(id), options.ttl, options.who, Some(&first)).await {
-        Ok(session) => Ok(Link::Leased(session)),
-        Err(OpenError::Unreachable { source, .. }) => Err(unreachable(server, &source)),
-        Err(OpenError::Refused { answer, .. }) => Err(ConnectError::Refused { server, cause: answer }),
-    }
-}
-
-fn draw_id() -> SessionId {
-    SessionId::from_bytes(secret::draw())
-}
-
-/// A connection that can stand in line.
-struct Officer {
-    connector: Arc<dyn Connect>,
-    options: ConnectOptions,
-    /// Connected, and nothing said yet.
-    dialed: Option<Box<dyn Stream>>,
-    /// Of the session to open next.
-    next_id: SessionId,
-    /// The session that is being opened: the server may know it before we hear of it.
-    opening: Option<SessionId>,
-    /// `None` before the first request, and once it has become a guard.
-    link: Option<Link>,
-}
-
-#[async_trait]
-impl Backend for Officer {
-    async fn acquire(&mut self, wanted: &Wanted) -> Result<Box<dyn Guard>, AcquireError> {
-        let mut place = Place::new(self, wanted);
-        let granted = place.wait().await?;
-        let server = self.connector.server();
-        let link = self.link.take().expect("acquire is called once");
-        let grant = Grant {
-            name: granted.name,
-            token: granted.token,
-            slot: granted.slot,
-            ttl: link.ttl(),
-            proven_at: link.proven_at(),
-            env: Vec::new(),
-        };
-        Ok(Box::new(Held { link, grant, server, lost: false }))
-    }
-
-    fn will(&self, _: &Wanted) -> Option<Will> {
-        let has_lease = !self.options.ttl.is_zero();
-        has_lease.then(|| Will { server: self.connector.server(), handle: self.next_id.to_hex() })
-    }
-
-    async fn leave(&mut self) {
-        let leaving = async {
-            if let Some(link) = self.link.take() {
-                link.close().await;
-            } else if let Some(id) = self.opening {
-                close_at_last(self.connector.clone(), id, LEAVE_BOUND).await;
-            }
-        };
-        if tokio::time::timeout(LEAVE_BOUND, leaving).await.is_err() {
-            tracing::info!(
-                server = self.connector.server(),
-                "leaving was not confirmed, the lease ends the place"
-            );
-        }
-    }
-}
-
 /// A place in a queue, from asking to the answer.
-struct Place<'a> {
+pub(super) struct Place<'a> {
     officer: &'a mut Officer,
     wanted: &'a Wanted,
     full_name: String,
@@ -221,7 +46,7 @@ struct Setbacks {
 }
 
 impl<'a> Place<'a> {
-    fn new(officer: &'a mut Officer, wanted: &'a Wanted) -> Self {
+    pub(super) fn new(officer: &'a mut Officer, wanted: &'a Wanted) -> Self {
         let now = BootTime::now();
         let full_name = match &wanted.path {
             Some(path) => format!("{path}:{}", wanted.name),
@@ -283,7 +108,7 @@ impl<'a> Place<'a> {
         }
     }
 
-    async fn wait(&mut self) -> Result<Granted, AcquireError> {
+    pub(super) async fn wait(&mut self) -> Result<Granted, AcquireError> {
         let timer_failed = |cause: std::io::Error| self_failure(&cause);
         let mut timer = BootTimer::new().map_err(timer_failed)?;
         self.link_up().await?;
@@ -496,71 +321,4 @@ fn holder_text(holder: &Holder) -> String {
     }
     let held = Duration::try_from_secs_f64(holder.held).unwrap_or_default();
     text + &format!(" since {}", humantime::format_duration(Duration::from_secs(held.as_secs())))
-}
-
-/// A lock held at an Officer server.
-struct Held {
-    link: Link,
-    grant: Grant,
-    server: String,
-    /// The loss was told; nothing follows it.
-    lost: bool,
-}
-
-#[async_trait]
-impl Guard for Held {
-    fn grant(&self) -> &Grant {
-        &self.grant
-    }
-
-    fn will(&self) -> Option<Will> {
-        let Link::Leased(session) = &self.link else { return None };
-        Some(Will { server: self.server.clone(), handle: session.id().to_hex() })
-    }
-
-    fn connection(&self) -> Option<std::os::fd::OwnedFd> {
-        self.link.duplicate()
-    }
-
-    fn renew(&mut self) {
-        self.link.renew();
-    }
-
-    async fn event(&mut self) -> Event {
-        if self.lost {
-            return std::future::pending().await;
-        }
-        let event = self.next_event().await;
-        self.lost = matches!(event, Event::Lost(_));
-        event
-    }
-
-    async fn release(self: Box<Self>, bound: Duration) -> Result<(), ReleaseError> {
-        let Self { link, grant, server, .. } = *self;
-        let released = tokio::time::timeout(bound, link.release(&grant.name)).await;
-        released.map_err(|_| ReleaseError { server, cause: format!("no answer in {bound:?}") })
-    }
-}
-
-impl Held {
-    async fn next_event(&mut self) -> Event {
-        loop {
-            match self.link.next().await {
-                Heard::Renewed { sent } => return Event::Renewed { sent },
-                Heard::Suspended { cause } => return Event::Suspended { cause },
-                Heard::Over(loss) => return Event::Lost(loss),
-                Heard::Resumed { holds } => {
-                    let ours = holds.iter().any(|held| {
-                        held.name == self.grant.name
-                            && self.grant.token.is_none_or(|token| token == held.token)
-                    });
-                    return if ours { Event::Resumed } else { Event::Lost(Loss::LockGone) };
-                }
-                Heard::Reply(Reply::Revoked { name, reason, .. }) if name == self.grant.name => {
-                    return Event::Lost(Loss::Revoked { reason });
-                }
-                Heard::Reply(reply) => tracing::debug!(?reply, "a reply that nobody asked for"),
-            }
-        }
-    }
 }

@@ -1,0 +1,91 @@
+//! Reaching an Officer server: tried again for as long as the options say.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::boot_time::BootTime;
+use crate::client::{Connect, OpenError, Session, Stream};
+use crate::lock::SessionId;
+use crate::protocol::Request;
+
+use super::link::Link;
+use crate::backend::{ConnectError, ConnectOptions};
+
+/// Between tries to reach a server: doubles from the first to the last.
+pub(super) const FIRST_BACKOFF: Duration = Duration::from_millis(50);
+pub(super) const LAST_BACKOFF: Duration = Duration::from_secs(1);
+
+/// How long one try to connect may take: a server that went without a word is asked anew.
+const TRY_BOUND: Duration = Duration::from_secs(5);
+
+/// One try to reach a server.
+pub(super) type Attempt<T> = Pin<Box<dyn Future<Output = Result<T, ConnectError>> + Send>>;
+
+/// Tries until it works, `connect_tries` times `connect_timeout` long.
+pub(super) async fn keep_trying<T>(
+    server: &str,
+    options: &ConnectOptions,
+    mut attempt: impl FnMut() -> Attempt<T> + Send,
+) -> Result<T, ConnectError> {
+    let mut told = false;
+    let mut last = ConnectError::Unreachable { server: server.to_owned(), cause: "no answer".into() };
+    for _ in 0..options.connect_tries.max(1) {
+        let until = BootTime::now() + options.connect_timeout;
+        let mut backoff = FIRST_BACKOFF;
+        while BootTime::now() < until {
+            let left = until.saturating_since(BootTime::now());
+            match tokio::time::timeout(left.min(TRY_BOUND), attempt()).await {
+                Ok(Ok(reached)) => return Ok(reached),
+                Ok(Err(error @ (ConnectError::Refused { .. } | ConnectError::Unsupported(_)))) => {
+                    return Err(error);
+                }
+                Ok(Err(error)) => last = error,
+                Err(_) => {}
+            }
+            if !std::mem::replace(&mut told, true) {
+                tracing::warn!(for_up_to = ?options.connect_timeout, "{last}; still trying");
+            }
+            tokio::time::sleep(backoff.min(until.saturating_since(BootTime::now()))).await;
+            backoff = (backoff * 2).min(LAST_BACKOFF);
+        }
+    }
+    Err(last)
+}
+
+pub(super) async fn dial(connector: &dyn Connect) -> Result<Box<dyn Stream>, ConnectError> {
+    connector.connect().await.map_err(|error| unreachable(connector.server(), &error))
+}
+
+fn unreachable(server: String, error: &std::io::Error) -> ConnectError {
+    let cause = error.to_string();
+    match error.kind() {
+        std::io::ErrorKind::PermissionDenied => ConnectError::Refused { server, cause },
+        _ => ConnectError::Unreachable { server, cause },
+    }
+}
+
+/// Opens a session, or without a lease nothing, and sends the first request in the same packet.
+pub(super) async fn open(
+    connector: Arc<dyn Connect>,
+    options: ConnectOptions,
+    dialed: Option<Box<dyn Stream>>,
+    id: SessionId,
+    first: Request<'static>,
+) -> Result<Link, ConnectError> {
+    let stream = match dialed {
+        Some(stream) => stream,
+        None => dial(&*connector).await?,
+    };
+    if options.ttl.is_zero() {
+        let mut link = Link::bound(stream);
+        link.ask(&first);
+        return Ok(link);
+    }
+    let server = connector.server();
+    match Session::open_on(stream, connector, Some(id), options.ttl, options.who, Some(&first)).await {
+        Ok(session) => Ok(Link::Leased(session)),
+        Err(OpenError::Unreachable { source, .. }) => Err(unreachable(server, &source)),
+        Err(OpenError::Refused { answer, .. }) => Err(ConnectError::Refused { server, cause: answer }),
+    }
+}
