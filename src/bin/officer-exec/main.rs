@@ -33,6 +33,11 @@ use officer::supervisor::Guardian;
 #[link(name = "gcc_eh", kind = "static", modifiers = "-bundle")]
 unsafe extern "C" {}
 
+// musl's own maps and unmaps each page by itself: a tenth of a start's time.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+
 fn main() -> ExitCode {
     // A program started by way of /proc/self/exe would be listed as "exe".
     let _ = nix::sys::prctl::set_name(c"officer-exec");
