@@ -85,14 +85,14 @@ struct Bench {
 
 impl Bench {
     fn wrapped(&self, lock: &str, words: &[&str]) -> Command {
-        let mut command = Command::new(&self.program);
+        let mut command = program(&self.program);
         command.arg("-s").arg(format!("unix:{}", self.folder.join("socket").display()));
         command.args(["-i", lock, "--"]).args(words);
         command
     }
 
     fn flock(&self, words: &[&str]) -> Command {
-        let mut command = Command::new("flock");
+        let mut command = program("flock");
         command.arg(self.folder.join("flock")).args(words);
         command
     }
@@ -171,6 +171,14 @@ impl Bench {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
+}
+
+/// A program in the environment that it has in a shell.
+fn program(name: &str) -> Command {
+    let mut command = Command::new(name);
+    // Of cargo. It has each program search some folders more for its libraries: flock too.
+    command.env_remove("LD_LIBRARY_PATH");
+    command
 }
 
 fn wall(command: &mut Command) -> f64 {
