@@ -6,8 +6,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use officer::client::{
-    Client, ClientError, ClientOptions, Endpoint, Granted, LockOptions, Session, SessionEnd, SessionEvent,
-    close_elsewhere,
+    Client, ClientError, ClientOptions, Endpoint, Granted, LockOptions, Lost, Session, SessionEnd,
+    SessionEvent, close_elsewhere,
 };
 use officer::lock::Limit;
 use officer::protocol::{LockRequest, Reply, Request, Who};
@@ -216,6 +216,55 @@ fn a_limit_admits_so_many_and_must_be_agreed_on() {
         assert_eq!(clients[1].lock("a", two).await.unwrap(), Granted::Acquired);
         assert!(matches!(clients[2].lock("a", two).await, Err(ClientError::TimedOut { .. })));
         assert!(matches!(clients[2].lock("a", AT_ONCE).await, Err(ClientError::LimitMismatch { .. })));
+    });
+}
+
+#[test]
+fn a_client_hears_that_an_operator_takes_its_lock_and_has_it_until_it_unlocks() {
+    let server = Running::start();
+    run(async {
+        let options = ClientOptions { namespace: Some("team".into()), ..ClientOptions::default() };
+        let mut client = Client::connect_with(&server.url, options).await.unwrap();
+        let one = LockOptions { limit: Some(Limit::ONE), ..AT_ONCE };
+        client.lock("a", one).await.unwrap();
+        let mut operator = server.session().await;
+        operator.ask(&Request::Status { name: None });
+        let SessionEvent::Reply(Reply::Status { value, .. }) = operator.next().await else { panic!() };
+        operator.ask(&Request::Release {
+            name: "team:a".into(),
+            token: value[0].holders[0].holder.token,
+            reason: "it hangs".into(),
+        });
+        assert!(matches!(operator.next().await, SessionEvent::Reply(Reply::Revoking { .. })));
+        // Also if it comes while another request is under way.
+        client.lock("b", AT_ONCE).await.unwrap();
+        let lost = client.lost().await;
+        assert!(
+            matches!(&lost, Lost::Revoked { name, reason } if name == "a" && reason == "it hangs"),
+            "{lost:?}"
+        );
+        operator.ask(&lock("team:a"));
+        client.unlock("a").await.unwrap();
+        assert!(matches!(operator.next().await, SessionEvent::Reply(Reply::Acquired(_))));
+        tokio::select! {
+            biased;
+            lost = client.lost() => panic!("{lost:?}"),
+            _ = operator.close() => {}
+        }
+        assert_eq!(client.my_locks().await.unwrap(), ["b"]);
+    });
+}
+
+#[test]
+fn a_client_hears_that_its_connection_broke() {
+    let server = Running::start();
+    run(async {
+        let mut client = server.client().await;
+        client.lock("a", AT_ONCE).await.unwrap();
+        server.handle.stop();
+        assert!(matches!(client.lost().await, Lost::Disconnected { .. }));
+        assert!(matches!(client.lost().await, Lost::Disconnected { .. }));
+        assert!(matches!(client.my_locks().await, Err(ClientError::Disconnected { .. })));
     });
 }
 

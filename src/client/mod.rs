@@ -16,7 +16,9 @@ use std::time::Duration;
 use crate::lock::Limit;
 use crate::protocol::{LockRequest, Reply, Request, TurnedAway};
 
-use connection::Connection;
+use tokio::sync::mpsc;
+
+use connection::{Connection, Revoked};
 pub use endpoint::{Endpoint, EndpointError};
 pub(crate) use session::close_at_last;
 pub use session::{OpenError, Session, SessionEnd, SessionEvent, close_elsewhere};
@@ -49,9 +51,9 @@ pub struct LockOptions {
     pub timeout: Option<Duration>,
     /// Give up at once if so many are in the queue already, holders counted; at least 1.
     pub queue_max: Option<u64>,
-    /// How many may hold the lock at once; `None` is a plain Officer lock: one. With a limit, a lock that
-    /// an operator takes stays ours until it is unlocked, for as long as the server keeps an idle
-    /// connection; without one it is gone at once.
+    /// How many may hold the lock at once; `None` is a plain Officer lock: one. With a limit, that an
+    /// operator takes the lock is [told](Client::lost), and it stays ours until it is unlocked, for as
+    /// long as the server keeps an idle connection; without one it is gone at once, and nothing is said.
     pub limit: Option<Limit>,
 }
 
@@ -62,6 +64,24 @@ pub enum Granted {
     Acquired,
     /// This client held it already; one unlock frees it.
     AlreadyAcquired,
+}
+
+/// What ended a hold from outside.
+#[derive(Debug)]
+pub enum Lost {
+    /// An operator takes the lock: stop what it protects, then unlock it. Said of locks with a
+    /// [limit](LockOptions::limit).
+    Revoked {
+        /// The lock, without the namespace.
+        name: String,
+        /// What the operator said.
+        reason: String,
+    },
+    /// The connection broke: every lock of this client is gone.
+    Disconnected {
+        /// Why.
+        source: io::Error,
+    },
 }
 
 /// What can go wrong with a request.
@@ -158,6 +178,8 @@ pub struct Client {
     connector: Arc<dyn Connect>,
     options: ClientOptions,
     connection: Option<Connection>,
+    /// Told by the connection there is now.
+    revoked: mpsc::UnboundedReceiver<Revoked>,
 }
 
 impl Client {
@@ -172,7 +194,8 @@ impl Client {
             server: url.to_owned(),
             source: io::Error::new(io::ErrorKind::InvalidInput, e),
         })?;
-        let mut client = Self { connector: Arc::new(endpoint), options, connection: None };
+        let (_, revoked) = mpsc::unbounded_channel();
+        let mut client = Self { connector: Arc::new(endpoint), options, connection: None, revoked };
         client.reconnect().await?;
         Ok(client)
     }
@@ -246,13 +269,54 @@ impl Client {
     pub async fn reconnect(&mut self) -> Result<(), ClientError> {
         self.disconnect();
         let stream = self.connector.connect().await.map_err(|source| self.disconnected(source))?;
-        self.connection = Some(Connection::new(Wire::new(stream), self.options.keep_alive_every));
+        let (tell, revoked) = mpsc::unbounded_channel();
+        self.connection = Some(Connection::new(Wire::new(stream), self.options.keep_alive_every, tell));
+        self.revoked = revoked;
         Ok(())
     }
 
     /// Closes the connection, which gives back every lock.
     pub fn disconnect(&mut self) {
         self.connection = None;
+    }
+
+    /// Waits until a lock of this client is lost: what runs under a lock has to stop then. Cancel safe;
+    /// without a connection it answers at once.
+    ///
+    /// ```no_run
+    /// # async fn example(mut client: officer::client::Client) -> Result<(), officer::client::ClientError> {
+    /// # use officer::client::LockOptions;
+    /// # async fn write_report() {}
+    /// let written = client.with_lock("nightly-report", LockOptions::default(), async |client| {
+    ///     tokio::select! {
+    ///         () = write_report() => true,
+    ///         lost = client.lost() => {
+    ///             eprintln!("stopped: {lost:?}");
+    ///             false
+    ///         }
+    ///     }
+    /// });
+    /// # written.await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn lost(&mut self) -> Lost {
+        let broken = async {
+            match &mut self.connection {
+                Some(connection) => connection.broken().await,
+                None => not_connected(),
+            }
+        };
+        tokio::select! {
+            biased;
+            Some(Revoked { name, reason }) = self.revoked.recv() => {
+                Lost::Revoked { name: self.own_name(&name).unwrap_or(&name).to_owned(), reason }
+            }
+            source = broken => {
+                self.disconnect();
+                Lost::Disconnected { source }
+            }
+        }
     }
 
     /// Every lock in use, under its full name, with who holds it and then who waits, as `ip:port`.
@@ -275,8 +339,7 @@ impl Client {
     pub async fn my_locks(&mut self) -> Result<Vec<String>, ClientError> {
         match self.ask(&Request::MyLocks).await? {
             Reply::MyLocks { value } => {
-                let prefix = self.full_name("");
-                Ok(value.iter().filter_map(|name| name.strip_prefix(&prefix)).map(str::to_owned).collect())
+                Ok(value.iter().filter_map(|name| self.own_name(name)).map(str::to_owned).collect())
             }
             other => Err(self.unexpected(other)),
         }
@@ -289,13 +352,19 @@ impl Client {
         }
     }
 
+    /// A name without the namespace; `None` if it isn't in ours.
+    fn own_name<'a>(&self, full_name: &'a str) -> Option<&'a str> {
+        match &self.options.namespace {
+            Some(namespace) => full_name.strip_prefix(namespace)?.strip_prefix(':'),
+            None => Some(full_name),
+        }
+    }
+
     /// Sends one request and waits for its one reply. An error line leaves the connection up.
     async fn ask(&mut self, request: &Request<'_>) -> Result<Reply, ClientError> {
         // Out of its place while a reply is due: if this future is dropped, the connection goes too.
         let Some(connection) = self.connection.take() else {
-            let source =
-                io::Error::new(io::ErrorKind::NotConnected, "it was closed or a request was abandoned");
-            return Err(self.disconnected(source));
+            return Err(self.disconnected(not_connected()));
         };
         match connection.ask(request).await {
             Ok((connection, reply)) => {
@@ -319,4 +388,8 @@ impl Client {
         let text = format!("the server sent {reply:?} out of turn");
         self.disconnected(io::Error::new(io::ErrorKind::InvalidData, text))
     }
+}
+
+fn not_connected() -> io::Error {
+    io::Error::new(io::ErrorKind::NotConnected, "it was closed or a request was abandoned")
 }
