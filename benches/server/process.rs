@@ -20,7 +20,9 @@ impl ServerProcess {
     pub fn officer(args: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let unix = dir.path().join("socket");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_officer-exec"))
+        let program = std::env::var("OFFICER_BENCH_PROGRAM")
+            .unwrap_or_else(|_| env!("CARGO_BIN_EXE_officer-exec").to_owned());
+        let mut child = Command::new(program)
             .args(["serve", "--port", "0", "-o", "TCP,UNIX", "-f"])
             .arg(&unix)
             .arg("--data-dir")
