@@ -260,7 +260,8 @@ fn after_a_reboot_sessions_wait_and_plain_connections_do_not() {
     assert_eq!(plain.lock("free"), r#"{"name":"free","result":"acquired"}"#);
     assert_eq!(back.unlock("x"), r#"{"name":"x","result":"released"}"#);
     assert!(new.ask(r#"{"command":"renew","seq":1}"#).contains("renewed"));
-    drop(server);
+    let (_, log) = server.terminate();
+    assert!(log.contains("the host was restarted"), "{log}");
 
     // It is still the same reboot for a server that is started once more.
     let server = ServerProcess::start(&["--max-ttl", "36500d"], dir.path());
