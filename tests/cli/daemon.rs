@@ -3,7 +3,10 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::{Finished, finish, officer_exec};
+use crate::support::{Finished, finish, is_alive, officer_exec, pid_of, spawn_tied};
+
+const STARTS: usize = 3;
+const ROUNDS: usize = 4;
 
 struct Daemon {
     dir: tempfile::TempDir,
@@ -80,6 +83,60 @@ fn a_stale_pid_file_is_replaced() {
     assert_eq!(daemon.serve("status").code, Some(3));
     assert_eq!(daemon.serve("start").code, Some(0));
     assert_ne!(daemon.pid(), 1);
+}
+
+#[test]
+fn a_number_that_somebody_else_keeps_locked_is_no_servers() {
+    let daemon = Daemon::new();
+    let mut bystander = spawn_tied(Command::new("sleep").arg("1000"));
+    // As anybody may have left it in /tmp.
+    let path = daemon.path().join("officer.pid");
+    std::fs::write(&path, format!("{}\n", bystander.id())).unwrap();
+    let file = std::fs::File::options().read(true).write(true).open(&path).unwrap();
+    file.lock_shared().unwrap();
+    assert_eq!(daemon.serve("status").code, Some(3));
+    assert_eq!(daemon.serve("stop").code, Some(0));
+    let whole = nix::libc::flock {
+        l_type: nix::libc::F_RDLCK as _,
+        l_whence: nix::libc::SEEK_SET as _,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_OFD_SETLK(&whole)).unwrap();
+    for action in ["status", "stop", "start", "restart"] {
+        let refused = daemon.serve(action);
+        assert_eq!(refused.code, Some(70), "{}", refused.stderr);
+        assert!(refused.stderr.contains(path.to_str().unwrap()), "{}", refused.stderr);
+    }
+    assert!(is_alive(pid_of(&bystander)));
+    bystander.kill().unwrap();
+    bystander.wait().unwrap();
+}
+
+#[test]
+fn of_many_starts_at_once_one_serves_and_nobody_who_looks_is_in_its_way() {
+    let daemon = Daemon::new();
+    for round in 0..ROUNDS {
+        let starts: Vec<Finished> = std::thread::scope(|scope| {
+            // Twice as many look as start.
+            let looks: Vec<_> = (0..2 * STARTS).map(|_| scope.spawn(|| daemon.serve("status"))).collect();
+            let starts: Vec<_> = (0..STARTS).map(|_| scope.spawn(|| daemon.serve("start"))).collect();
+            for look in looks {
+                let look = look.join().unwrap();
+                assert!(matches!(look.code, Some(0 | 3)), "{}", look.stderr);
+            }
+            starts.into_iter().map(|start| start.join().unwrap()).collect()
+        });
+        let pid = daemon.pid();
+        for start in &starts {
+            let is_told = start.stderr.contains(&format!("with pid {pid} "));
+            assert!(start.code == Some(0) || is_told, "round {round}: {}", start.stderr);
+        }
+        assert_eq!(starts.iter().filter(|start| start.code == Some(0)).count(), 1);
+        assert_eq!(daemon.serve("status").stdout, format!("running with pid {pid}\n"));
+        assert_eq!(daemon.serve("stop").code, Some(0));
+    }
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod generate;
 mod hooks;
 mod last_will;
 mod log;
+mod own_file;
 mod pid_file;
 mod serve;
 mod status;

@@ -7,11 +7,9 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use officer::protocol::DEFAULT_PORT;
 use officer::server::{Address, Bounds, BusyPoll, Config, Listener, Server, StoreConfig};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -22,7 +20,7 @@ use crate::daemon::{self, Readiness, Side};
 use crate::duration;
 use crate::exit_status::ExitStatus;
 use crate::log;
-use crate::pid_file::{self, PidFile, PidFileError};
+use crate::pid_file::{self, PidFile, PidFileError, RunningServer};
 use crate::systemd;
 
 /// How often `--stats` writes, as Officer did.
@@ -32,9 +30,8 @@ const STATS_EVERY: Duration = Duration::from_secs(5);
 const PID_FILE: &str = "officer.pid";
 const LOG_FILE: &str = "officer.log";
 
-/// How long a server may take to end, and how often it is looked for.
+/// How long a server may take to end.
 const STOP_BOUND: Duration = Duration::from_secs(30);
-const STOP_LOOK: Duration = Duration::from_millis(10);
 
 /// Run the lock server.
 #[derive(Args, Clone, Debug)]
@@ -201,17 +198,15 @@ fn serve_in_background(args: &ServeArgs, readiness: Readiness) -> ExitStatus {
 }
 
 fn stop(args: &ServeArgs) -> Result<ExitStatus, String> {
-    let Some(pid) = args.running()? else { return Ok(ExitStatus::Success) };
-    kill(Pid::from_raw(pid), Signal::SIGTERM)
-        .map_err(|e| format!("cannot end the server with pid {pid}: {e}"))?;
-    let until = Instant::now() + STOP_BOUND;
-    while args.running()? == Some(pid) {
-        if Instant::now() >= until {
-            return Err(format!("cannot end the server with pid {pid}: it hasn't ended in {STOP_BOUND:?}"));
-        }
-        std::thread::sleep(STOP_LOOK);
+    let found = RunningServer::find(&args.pid_file()).map_err(|e| e.to_string())?;
+    let Some(server) = found else { return Ok(ExitStatus::Success) };
+    let failed =
+        |cause: &dyn std::fmt::Display| format!("cannot end the server with pid {}: {cause}", server.pid());
+    server.terminate().map_err(|e| failed(&e))?;
+    match server.ends_within(STOP_BOUND).map_err(|e| failed(&e))? {
+        true => Ok(ExitStatus::Success),
+        false => Err(failed(&format_args!("it hasn't ended in {STOP_BOUND:?}"))),
     }
-    Ok(ExitStatus::Success)
 }
 
 fn status(args: &ServeArgs) -> Result<ExitStatus, String> {
