@@ -3,7 +3,12 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::{Finished, finish, is_alive, officer_exec, pid_of, spawn_tied};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::support::{
+    Finished, PROGRAM, Running, clean, finish, is_alive, officer_exec, pid_of, spawn_tied, wait_until,
+};
 
 const STARTS: usize = 3;
 const ROUNDS: usize = 4;
@@ -145,7 +150,7 @@ fn restart_is_another_process_with_the_same_sessions() {
     daemon.serve("start");
     let first = daemon.pid();
     let url = format!("unix:{}", daemon.path().join("socket").display());
-    let mut holder = crate::support::Running::start(officer_exec().args([
+    let mut holder = Running::start(officer_exec().args([
         "--server",
         &url,
         "-i",
@@ -178,6 +183,62 @@ fn a_start_that_fails_says_why() {
 }
 
 #[test]
+fn a_hangup_opens_the_log_anew_and_the_server_goes_on() {
+    let daemon = Daemon::new();
+    daemon.serve("start");
+    let pid = daemon.pid();
+    let (log, moved) = (daemon.path().join("officer.log"), daemon.path().join("officer.log.1"));
+    std::fs::rename(&log, &moved).unwrap();
+    kill(Pid::from_raw(pid), Signal::SIGHUP).unwrap();
+    let text = || std::fs::read_to_string(&log).unwrap_or_default();
+    wait_until("it logs to a new file", || text().contains("the log goes on in this file"));
+    assert_eq!((daemon.ping(), daemon.pid()), (Some(0), pid));
+    assert_eq!(daemon.serve("stop").code, Some(0));
+    assert!(text().contains("ended"), "{}", text());
+    assert!(!std::fs::read_to_string(moved).unwrap().contains("ended"));
+}
+
+#[test]
+fn a_pipe_in_place_of_the_log_fails_the_start_at_once() {
+    let daemon = Daemon::new();
+    nix::unistd::mkfifo(&daemon.path().join("officer.log"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let failed = daemon.serve("start");
+    assert_eq!(failed.code, Some(70));
+    assert!(failed.stderr.contains("officer.log: it is no regular file"), "{}", failed.stderr);
+}
+
+/// A server in the foreground that clients can reach.
+fn in_the_foreground(daemon: &Daemon, shell: &str) -> Running {
+    let mut command = clean(Command::new("sh"));
+    command.args(["-c", shell, "sh", PROGRAM, "serve", "--ephemeral", "-o", "UNIX", "-f"]);
+    let mut server = Running::start(command.arg(daemon.path().join("socket")));
+    server.stderr_until(|line| line.contains("listening").then_some(()));
+    server
+}
+
+#[test]
+fn a_closed_terminal_is_a_clean_end() {
+    let daemon = Daemon::new();
+    let server = in_the_foreground(&daemon, "exec \"$@\"");
+    server.signal(Signal::SIGHUP);
+    let finished = server.finish();
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    assert!(finished.stderr.contains("ended"), "{}", finished.stderr);
+    assert!(!daemon.path().join("socket").exists());
+}
+
+#[test]
+fn nohup_is_respected() {
+    let daemon = Daemon::new();
+    let mut server = in_the_foreground(&daemon, "trap '' HUP; exec \"$@\"");
+    server.signal(Signal::SIGHUP);
+    assert_eq!(daemon.ping(), Some(0));
+    assert!(server.is_running());
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.finish().code, Some(0));
+}
+
+#[test]
 fn a_file_that_is_no_socket_is_not_replaced() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("precious");
@@ -199,8 +260,8 @@ fn a_socket_unit_gives_the_sockets_and_is_told_when_clients_are_served() {
     let manager = std::os::unix::net::UnixDatagram::bind(folder.path().join("manager")).unwrap();
     manager.set_read_timeout(Some(crate::support::DEADLINE)).unwrap();
     // $$ stays the same over exec, and LISTEN_PID must name the process that gets the sockets.
-    let mut command = crate::support::clean(Command::new("sh"));
-    command.arg("-c").arg("LISTEN_PID=$$ exec \"$0\" serve --ephemeral").arg(crate::support::PROGRAM);
+    let mut command = clean(Command::new("sh"));
+    command.arg("-c").arg("LISTEN_PID=$$ exec \"$0\" serve --ephemeral").arg(PROGRAM);
     command.env("LISTEN_FDS", "1").env("NOTIFY_SOCKET", folder.path().join("manager"));
     // SAFETY: dup2 and fcntl are safe between fork and exec. A copy isn't close-on-exec, but a socket
     // that is 3 already is no copy.
@@ -213,13 +274,13 @@ fn a_socket_unit_gives_the_sockets_and_is_told_when_clients_are_served() {
             false => Err(std::io::Error::last_os_error()),
         });
     }
-    let server = crate::support::Running::start(&mut command);
+    let server = Running::start(&mut command);
     let mut told = [0; 64];
     let len = manager.recv(&mut told).unwrap();
     assert_eq!(String::from_utf8_lossy(&told[..len]).trim(), "READY=1");
     let url = format!("unix:{}", path.display());
     assert_eq!(finish(officer_exec().args(["ping", "--server", &url])).code, Some(0));
-    server.signal(nix::sys::signal::Signal::SIGTERM);
+    server.signal(Signal::SIGTERM);
     assert_eq!(server.finish().code, Some(0));
     assert!(path.exists(), "the socket file is the socket unit's");
 }

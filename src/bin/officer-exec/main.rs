@@ -14,6 +14,7 @@ mod log;
 mod own_file;
 mod pid_file;
 mod serve;
+mod serve_signals;
 mod status;
 mod status_file;
 mod systemd;

@@ -1,18 +1,15 @@
-//! `officer-exec serve`: flags -> a server, its clean end on SIGTERM and SIGINT, and its life in the
+//! `officer-exec serve`: flags -> a server, its clean end, and its life in the
 //! background (start, stop, restart, status), as Officer's daemon control had it.
 
 use std::ffi::OsString;
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use officer::protocol::DEFAULT_PORT;
 use officer::server::{Address, Bounds, BusyPoll, Config, Listener, Server, StoreConfig};
-use signal_hook::consts::{SIGINT, SIGTERM};
 use tracing::{error, info};
 
 use crate::console;
@@ -21,6 +18,7 @@ use crate::duration;
 use crate::exit_status::ExitStatus;
 use crate::log;
 use crate::pid_file::{self, PidFile, PidFileError, RunningServer};
+use crate::serve_signals;
 use crate::systemd;
 
 /// How often `--stats` writes, as Officer did.
@@ -33,8 +31,14 @@ const LOG_FILE: &str = "officer.log";
 /// How long a server may take to end.
 const STOP_BOUND: Duration = Duration::from_secs(30);
 
+const AFTER_HELP: &str = "\
+Signals: TERM and INT end the server cleanly; sessions are kept. HUP in the foreground (a closed
+terminal) does the same, except under nohup; in the background it has the log file opened anew, so
+that it can be moved away first.";
+
 /// Run the lock server.
 #[derive(Args, Clone, Debug)]
+#[command(after_help = AFTER_HELP)]
 pub(crate) struct ServeArgs {
     /// What to do
     #[arg(value_enum, default_value = "run")]
@@ -138,7 +142,8 @@ pub(crate) fn serve(args: ServeArgs) -> Result<ExitStatus, String> {
     match args.action {
         Action::Run => {
             log::start_timed(args.log_level.into());
-            run(&args, || {})
+            let stopper = serve_signals::stop_on_hangup_too().map_err(cannot_watch)?;
+            run(&args, stopper, || {})
         }
         Action::Start => start(&args),
         Action::Stop => stop(&args),
@@ -164,20 +169,22 @@ fn start(args: &ServeArgs) -> Result<ExitStatus, String> {
 fn serve_in_background(args: &ServeArgs, readiness: Readiness) -> ExitStatus {
     let prepare = || {
         let pid_file = PidFile::claim(args.pid_file()).map_err(|e| e.to_string())?;
-        let log = open_log(&args.pid_dir.join(LOG_FILE))?;
-        daemon::redirect_stderr(log).map_err(|e| format!("cannot log: {e}"))?;
+        let log = args.pid_dir.join(LOG_FILE);
+        serve_signals::log_to(&log).map_err(|e| format!("cannot log to {}: {e}", log.display()))?;
         log::start_timed(args.log_level.into());
-        Ok::<_, String>(pid_file)
+        serve_signals::reopen_on_hangup(log).map_err(cannot_watch)?;
+        let stopper = serve_signals::stop().map_err(cannot_watch)?;
+        Ok::<_, String>((pid_file, stopper))
     };
-    let pid_file = match prepare() {
-        Ok(pid_file) => pid_file,
+    let (pid_file, stopper) = match prepare() {
+        Ok(prepared) => prepared,
         Err(error) => {
             readiness.failed(&error);
             return ExitStatus::Internal;
         }
     };
     let mut readiness = Some(readiness);
-    let ended = run(args, || {
+    let ended = run(args, stopper, || {
         if let Some(readiness) = readiness.take() {
             readiness.ready();
         }
@@ -195,6 +202,10 @@ fn serve_in_background(args: &ServeArgs, readiness: Readiness) -> ExitStatus {
             ExitStatus::Internal
         }
     }
+}
+
+fn cannot_watch(error: io::Error) -> String {
+    format!("cannot watch for signals: {error}")
 }
 
 fn stop(args: &ServeArgs) -> Result<ExitStatus, String> {
@@ -220,16 +231,8 @@ fn status(args: &ServeArgs) -> Result<ExitStatus, String> {
     })
 }
 
-/// For this user: names of locks and clients stand in it.
-fn open_log(path: &Path) -> Result<File, String> {
-    let mut options = File::options();
-    options.append(true).create(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
-    options.open(path).map_err(|e| format!("cannot log to {}: {e}", path.display()))
-}
-
 /// Serves until a signal ends it; `serving` is called once clients can connect.
-fn run(args: &ServeArgs, serving: impl FnOnce()) -> Result<ExitStatus, String> {
-    let stopper = watch_signals().map_err(|e| format!("cannot watch for signals: {e}"))?;
+fn run(args: &ServeArgs, stopper: UnixStream, serving: impl FnOnce()) -> Result<ExitStatus, String> {
     let mut listeners = systemd::listeners()?;
     if listeners.is_empty() {
         listeners = args.listeners()?;
@@ -248,16 +251,6 @@ fn run(args: &ServeArgs, serving: impl FnOnce()) -> Result<ExitStatus, String> {
     server.run().map_err(|e| e.to_string())?;
     info!("ended");
     Ok(ExitStatus::Success)
-}
-
-/// Can be read from once a signal came that asks us to end.
-fn watch_signals() -> io::Result<UnixStream> {
-    let (stopper, writer) = UnixStream::pair()?;
-    stopper.set_nonblocking(true)?;
-    for signal in [SIGTERM, SIGINT] {
-        signal_hook::low_level::pipe::register(signal, writer.try_clone()?)?;
-    }
-    Ok(stopper)
 }
 
 impl ServeArgs {
