@@ -199,6 +199,17 @@ fn a_hangup_opens_the_log_anew_and_the_server_goes_on() {
 }
 
 #[test]
+fn statistics_that_the_level_hides_are_warned_of() {
+    for (level, is_told) in [("error", true), ("warn", true), ("info", false)] {
+        let daemon = Daemon::new();
+        let started = finish(daemon.command("start").args(["--stats", "--log-level", level]));
+        assert_eq!(started.code, Some(0), "{}", started.stderr);
+        let told = format!("the log level is {level}");
+        assert_eq!(started.stderr.contains(&told), is_told, "{}", started.stderr);
+    }
+}
+
+#[test]
 fn a_pipe_in_place_of_the_log_fails_the_start_at_once() {
     let daemon = Daemon::new();
     nix::unistd::mkfifo(&daemon.path().join("officer.log"), nix::sys::stat::Mode::S_IRWXU).unwrap();

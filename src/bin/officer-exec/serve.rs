@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use officer::protocol::DEFAULT_PORT;
 use officer::server::{Address, Bounds, BusyPoll, Config, Listener, Server, StoreConfig};
-use tracing::{error, info};
+use tracing::{Level, error, info};
 
 use crate::console;
 use crate::daemon::{self, Readiness, Side};
@@ -62,9 +62,9 @@ pub(crate) struct ServeArgs {
 
     /// error, warn, info, debug or trace
     #[arg(short = 'l', long, default_value = "info", env = "OFFICER_LOG_LEVEL")]
-    log_level: tracing::Level,
+    log_level: Level,
 
-    /// Log statistics every 5 seconds
+    /// Log statistics every 5 seconds, at level info
     #[arg(short = 's', long)]
     stats: bool,
 
@@ -141,6 +141,7 @@ enum SocketType {
 pub(crate) fn serve(args: ServeArgs) -> Result<ExitStatus, String> {
     match args.action {
         Action::Run => {
+            warn_of_hidden_stats(&args);
             log::start_timed(args.log_level.into());
             let stopper = serve_signals::stop_on_hangup_too().map_err(cannot_watch)?;
             run(&args, stopper, || {})
@@ -160,9 +161,20 @@ fn start(args: &ServeArgs) -> Result<ExitStatus, String> {
     if let Some(pid) = args.running()? {
         return Err(PidFileError::Running { path: args.pid_file(), pid }.to_string());
     }
+    warn_of_hidden_stats(args);
     match daemon::split().map_err(|e| format!("cannot go into the background: {e}"))? {
         Side::Starter(told) => told.map(|()| ExitStatus::Success),
         Side::Daemon(readiness) => Ok(serve_in_background(args, readiness)),
+    }
+}
+
+/// On stderr whatever the level is: it may hide this as well.
+fn warn_of_hidden_stats(args: &ServeArgs) {
+    if args.stats && args.log_level < Level::INFO {
+        let level = args.log_level.as_str().to_lowercase();
+        console::complain(&format_args!(
+            "--stats has no effect: statistics are logged at level info, and the log level is {level}"
+        ));
     }
 }
 
