@@ -250,6 +250,40 @@ fn nohup_is_respected() {
 }
 
 #[test]
+fn a_daemon_leaves_the_directory_of_its_starter_and_finds_its_files_all_the_same() {
+    let daemon = Daemon::new();
+    let relative = |action: &str| {
+        let mut command = officer_exec();
+        command.args(["serve", action, "-d", ".", "-o", "UNIX", "-f", "socket", "--data-dir", "data"]);
+        finish(command.current_dir(daemon.path()))
+    };
+    let started = relative("start");
+    assert_eq!(started.code, Some(0), "{}", started.stderr);
+    let directory = std::fs::read_link(format!("/proc/{}/cwd", daemon.pid())).unwrap();
+    assert_eq!(directory, Path::new("/"));
+    assert_eq!(daemon.ping(), Some(0));
+    assert!(daemon.path().join("data/officer.db").exists());
+    assert_eq!(relative("status").code, Some(0));
+    assert_eq!(relative("stop").code, Some(0));
+    assert!(!daemon.path().join("officer.pid").exists() && !daemon.path().join("socket").exists());
+}
+
+#[test]
+fn variables_of_others_and_those_that_a_flag_overrules_are_in_nobodys_way() {
+    let daemon = Daemon::new();
+    let mut command = officer_exec();
+    command.args(["serve", "start", "--ephemeral", "-o", "UNIX", "-f"]).arg(daemon.path().join("socket"));
+    command.arg("-d").arg(daemon.path()).env("OFFICER_DATA_DIR", daemon.path().join("data"));
+    // What Kubernetes sets for a service of our name.
+    let started = finish(command.env("OFFICER_PORT", "tcp://10.0.0.1:11500"));
+    assert_eq!(started.code, Some(0), "{}", started.stderr);
+    assert_eq!(daemon.ping(), Some(0));
+    assert!(!daemon.path().join("data").exists());
+    let refused = finish(officer_exec().args(["serve", "--port", "tcp://10.0.0.1:11500"]));
+    assert_eq!(refused.code, Some(2), "{}", refused.stderr);
+}
+
+#[test]
 fn a_file_that_is_no_socket_is_not_replaced() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("precious");
