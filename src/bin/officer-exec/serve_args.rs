@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::builder::{RangedU64ValueParser, Resettable};
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
-use clap::{Args, Command, FromArgMatches, ValueEnum};
+use clap::{ArgAction, Args, Command, FromArgMatches, ValueEnum};
 use officer::protocol::DEFAULT_PORT;
 use officer::server::{Bounds, BusyPoll, Config, Listener, StoreConfig};
 use tracing::Level;
@@ -35,14 +35,14 @@ that it can be moved away first.";
 
 /// Run the lock server.
 #[derive(Args, Clone, Debug)]
-#[command(after_help = AFTER_HELP)]
+#[command(after_help = AFTER_HELP, disable_help_flag = true)]
 pub struct ServeArgs {
     /// What to do
     #[arg(value_enum, default_value = "run")]
     pub action: Action,
 
     /// Address to listen on; there is no authentication, so think before you open it to a network
-    #[arg(long, default_value = "127.0.0.1", env = "OFFICER_HOST")]
+    #[arg(short = 'h', long, default_value = "127.0.0.1", env = "OFFICER_HOST")]
     host: String,
 
     /// TCP port; 0: any free one. A variable of the form tcp://..., as Kubernetes sets it, is ignored
@@ -113,6 +113,10 @@ pub struct ServeArgs {
     /// Sessions at most
     #[arg(long, value_name = "N", default_value_t = Bounds::default().sessions)]
     max_sessions: usize,
+
+    /// Print help; so does -h without a value
+    #[arg(long, action = ArgAction::Help)]
+    help: Option<bool>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -144,7 +148,7 @@ impl ServeArgs {
         if std::env::var_os(PORT_VARIABLE).is_some_and(|value| is_of_kubernetes(&value)) {
             command = command.mut_arg("port", |port| port.env(Resettable::Reset));
         }
-        let mut matches = command.try_get_matches_from_mut(words)?;
+        let mut matches = command.try_get_matches_from_mut(as_officer_had_them(words))?;
         // A variable yields to the flag; only two flags contradict each other.
         let data_dir_is_flag = matches.value_source("data_dir") == Some(ValueSource::CommandLine);
         let args = Self::from_arg_matches_mut(&mut matches)?;
@@ -256,6 +260,22 @@ fn is_of_kubernetes(port: &OsStr) -> bool {
     port.as_encoded_bytes().starts_with(b"tcp://")
 }
 
+/// Officer's `-h` was the host; without a value it is everyone's. Its options stood behind a `--`.
+fn as_officer_had_them(words: Vec<OsString>) -> Vec<OsString> {
+    let is_action = |word: &OsStr| word.to_str().is_some_and(|word| Action::from_str(word, false).is_ok());
+    let is_value = |word: &OsString| !word.as_encoded_bytes().starts_with(b"-") && !is_action(word);
+    let mut words = words;
+    if let Some(at) = words.iter().position(|word| word == "--") {
+        words.remove(at);
+    }
+    for at in 0..words.len() {
+        if words[at] == "-h" && !words.get(at + 1).is_some_and(is_value) {
+            words[at] = "--help".into();
+        }
+    }
+    words
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -263,6 +283,26 @@ mod tests {
     fn parse(words: &[&str]) -> Result<ServeArgs, clap::Error> {
         let words = ["serve"].iter().chain(words).map(OsString::from).collect();
         ServeArgs::parse("officer-exec serve", words)
+    }
+
+    #[test]
+    fn officers_letters_mean_what_they_meant() {
+        let words =
+            ["-h", "::1", "-p", "1", "-o", "UNIX", "-f", "s", "-l", "error", "-s", "-d", "p", "-m", "9"];
+        for before in [&["start"][..], &["start", "--"]] {
+            let args = parse(&[before, &words[..]].concat()).unwrap();
+            assert_eq!((args.action, args.tcp_address().as_str()), (Action::Start, "[::1]:1"));
+            assert_eq!((args.socket_type, args.socket_file), (vec![SocketType::Unix], "s".into()));
+            assert_eq!((args.log_level, args.stats, args.pid_dir), (Level::ERROR, true, "p".into()));
+            assert_eq!(args.max_idle, Duration::from_secs(9));
+        }
+    }
+
+    #[test]
+    fn without_a_value_h_is_help() {
+        for words in [&["-h"][..], &["start", "-h"], &["-h", "-s"], &["-h", "start"], &["--help"]] {
+            assert_eq!(parse(words).unwrap_err().kind(), ErrorKind::DisplayHelp, "{words:?}");
+        }
     }
 
     #[test]
