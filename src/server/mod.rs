@@ -46,7 +46,7 @@ use std::time::Duration;
 
 use mio::Waker;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use tracing::debug;
+use tracing::{info, warn};
 
 use crate::boot_time::BootTime;
 
@@ -141,13 +141,18 @@ impl Server {
     /// Opens the store and makes everything ready; clients can connect from here on and are served
     /// once it runs.
     pub fn bind(mut config: Config, listeners: Vec<Listener>) -> Result<Self, ServeError> {
-        let most = raise_fd_limit().saturating_sub(RESERVED_FDS) as usize;
-        config.bounds.connections = config.bounds.connections.min(most.max(1));
+        let fd_limit = raise_fd_limit();
+        let most = (fd_limit.saturating_sub(RESERVED_FDS) as usize).max(1);
+        let wanted = config.bounds.connections;
+        config.bounds.connections = wanted.min(most);
         let addresses = listeners
             .iter()
             .map(|listener| listener.address().map_err(|source| ServeError::Poll { source }))
             .collect::<Result<_, _>>()?;
         let service = Service::open(&config, BootTime::now())?;
+        if wanted > most {
+            tell_of_fewer_connections(most, wanted, fd_limit);
+        }
         let (event_loop, waker) = EventLoop::new(config, listeners, service)?;
         let handle = Handle { stop: Arc::clone(&event_loop.stop), waker };
         Ok(Self { event_loop, addresses, handle })
@@ -196,6 +201,16 @@ impl fmt::Debug for Handle {
     }
 }
 
+/// Only a bound that somebody has chosen is worth a warning.
+fn tell_of_fewer_connections(most: usize, wanted: usize, fd_limit: u64) {
+    match wanted == Bounds::default().connections {
+        true => info!(most, fd_limit, "the limit of file descriptors bounds the connections"),
+        false => {
+            warn!(fd_limit, "at most {most} connections are served, not {wanted}: each takes a descriptor")
+        }
+    }
+}
+
 /// Each client takes a file descriptor; the hard limit is what the administrator allows.
 fn raise_fd_limit() -> u64 {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return 1024 };
@@ -204,7 +219,7 @@ fn raise_fd_limit() -> u64 {
     }
     match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
         Ok(()) => {
-            debug!(from = soft, to = hard, "raised the limit of file descriptors");
+            info!(from = soft, to = hard, "raised the limit of file descriptors");
             hard
         }
         Err(_) => soft,

@@ -2,15 +2,21 @@
 //! servers that find the same stale file must not both replace it, so everything that is done to a
 //! socket file is done under a lock: a file beside it, `….lock`, that is there only meanwhile.
 
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions, TryLockError};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::time::{Duration, Instant};
 
 use mio::net::UnixListener;
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+
+/// How long a turn is waited for. A server has it for a few system calls; whoever has it for longer may
+/// have it for ever.
+const TURN_BOUND: Duration = Duration::from_secs(5);
 
 /// A socket file that this process has made.
 #[derive(Debug)]
@@ -92,14 +98,21 @@ struct Turn {
 }
 
 impl Turn {
-    /// Waits for whoever has it, which is never for long.
+    /// Waits for whoever has it, which is never for long if it is a server.
     fn take(socket: &Path) -> io::Result<Self> {
+        Self::take_within(socket, TURN_BOUND)
+    }
+
+    fn take_within(socket: &Path, bound: Duration) -> io::Result<Self> {
         let mut path = socket.as_os_str().to_owned();
         path.push(".lock");
         let path = PathBuf::from(path);
+        let until = Instant::now() + bound;
         loop {
-            let file = open(&path)?;
-            file.lock()?;
+            let file = lock_until(open(&path)?, until).map_err(|error| match error.kind() {
+                io::ErrorKind::TimedOut => held_too_long(&path, bound),
+                _ => error,
+            })?;
             // Whoever had it before has removed it: then what we have locked has no name any more, and
             // another one may have made and locked a new one.
             let named = match std::fs::symlink_metadata(&path) {
@@ -120,6 +133,38 @@ impl Drop for Turn {
         // harm.
         let _ = std::fs::remove_file(&self.path);
     }
+}
+
+/// Waits for a lock until then. The system has no such wait, so it is a thread that does it, in the
+/// order of all who wait, and gives back what comes too late.
+fn lock_until(file: File, until: Instant) -> io::Result<File> {
+    match file.try_lock() {
+        Ok(()) => return Ok(file),
+        Err(TryLockError::WouldBlock) => {}
+        Err(TryLockError::Error(error)) => return Err(error),
+    }
+    let (got, waits) = sync_channel(0);
+    let wait = move || {
+        let locked = file.lock().map(|()| file);
+        // Nobody waits any more: closed, and so unlocked.
+        let _ = got.send(locked);
+    };
+    std::thread::Builder::new().name("socket-lock".into()).spawn(wait)?;
+    match waits.recv_timeout(until.saturating_duration_since(Instant::now())) {
+        Ok(locked) => locked,
+        Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+            Err(io::ErrorKind::TimedOut.into())
+        }
+    }
+}
+
+fn held_too_long(path: &Path, bound: Duration) -> io::Error {
+    let text = format!(
+        "somebody has kept the lock on {} for {bound:?}, which no server does; \
+         end that process (fuser names it) or remove the file",
+        path.display()
+    );
+    io::Error::new(io::ErrorKind::TimedOut, text)
 }
 
 /// Sockets are in folders that others can write to: a link there isn't followed.
@@ -158,6 +203,17 @@ mod tests {
         let (_second, _second_file) = SocketFile::bind(path.clone()).unwrap();
         drop(first_file);
         assert_eq!(try_connect(&path), Ok(()));
+    }
+
+    #[test]
+    fn a_turn_that_somebody_keeps_is_waited_for_no_longer_than_its_bound() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let kept = Turn::take(&path).unwrap();
+        let error = Turn::take_within(&path, Duration::from_millis(1)).err().unwrap();
+        assert!(error.to_string().contains("socket.lock"), "{error}");
+        drop(kept);
+        Turn::take(&path).unwrap();
     }
 
     #[test]

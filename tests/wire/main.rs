@@ -2,6 +2,7 @@
 //! `docs/protocol.md`, byte for byte where existing clients compare.
 
 mod abuse;
+mod descriptors;
 mod harness;
 mod officer;
 mod operators;

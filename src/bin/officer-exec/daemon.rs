@@ -1,11 +1,11 @@
-//! Going into the background: a process session of its own, no terminal, none of the starter's
-//! descriptors. The starter waits until the daemon serves, or hears why it doesn't.
+//! Going into the background: a process session of its own, no terminal, neither the starter's
+//! directory nor its descriptors. The starter waits until the daemon serves, or hears why it doesn't.
 
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
 
-use nix::unistd::{ForkResult, dup2_stderr, dup2_stdin, dup2_stdout, fork, setsid};
+use nix::unistd::{ForkResult, chdir, dup2_stderr, dup2_stdin, dup2_stdout, fork, setsid};
 
 /// Which of the two processes we are after [`split`].
 pub enum Side {
@@ -45,6 +45,8 @@ pub fn split() -> io::Result<Side> {
         ForkResult::Child => {
             drop(told);
             setsid()?;
+            // Whatever the starter's directory is on can be unmounted.
+            chdir("/")?;
             close_all_but(&tells)?;
             let null = File::options().read(true).write(true).open("/dev/null")?;
             dup2_stdin(&null)?;

@@ -11,6 +11,14 @@ pub fn parse(text: &str) -> Result<Duration, String> {
     seconds.ok_or_else(|| "use seconds (15, 0.5) or a number with a unit (500ms, 15s, 2h)".into())
 }
 
+/// Reads a duration where none at all makes no sense.
+pub fn parse_some(text: &str) -> Result<Duration, String> {
+    match parse(text)? {
+        Duration::ZERO => Err("it must be more than 0".into()),
+        duration => Ok(duration),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,8 +11,11 @@ mod generate;
 mod hooks;
 mod last_will;
 mod log;
+mod own_file;
 mod pid_file;
 mod serve;
+mod serve_args;
+mod serve_signals;
 mod status;
 mod status_file;
 mod systemd;
@@ -85,7 +88,7 @@ fn exec(args: Vec<OsString>) -> ExitStatus {
 }
 
 fn serve(args: Vec<OsString>) -> ExitStatus {
-    match verb::<serve::ServeArgs>("officer-exec serve", args) {
+    match serve_args::ServeArgs::parse("officer-exec serve", args.into_iter().skip(1).collect()) {
         Ok(args) => serve::serve(args).unwrap_or_else(|error| {
             console::complain(&error);
             ExitStatus::Internal
