@@ -281,6 +281,14 @@ fn a_store_is_used_by_one_server_at_a_time() {
 }
 
 #[test]
+fn a_store_that_is_no_file_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("officer.db")).unwrap();
+    let error = ServerProcess::try_start(&[], dir.path()).err().expect("it is refused");
+    assert!(error.contains("cannot open the store") && error.contains("--data-dir"), "{error}");
+}
+
+#[test]
 fn a_foreign_file_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("officer.db"), "not a database, by far not one ".repeat(100)).unwrap();

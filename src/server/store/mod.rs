@@ -29,6 +29,8 @@ use schema::SCHEMA_VERSION;
 pub enum StoreError {
     #[error("cannot create the data directory {}: {source}", path.display())]
     CreateDir { path: PathBuf, source: std::io::Error },
+    #[error("cannot open the store {}: {source}; let this user read and write it, or name another --data-dir", path.display())]
+    Open { path: PathBuf, source: std::io::Error },
     #[error("cannot lock the data directory {}: {source}", path.display())]
     Lock { path: PathBuf, source: std::io::Error },
     #[error(

@@ -33,7 +33,7 @@ const MIGRATIONS: [&str; SCHEMA_VERSION as usize - 1] = [
 /// The file holds the sessions' secrets: it is made for this user alone before SQLite opens it.
 pub(super) fn open_file(path: &Path) -> Result<Connection, StoreError> {
     let created = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
-    created.map_err(|source| StoreError::Lock { path: path.to_owned(), source })?;
+    created.map_err(|source| StoreError::Open { path: path.to_owned(), source })?;
     let open = || {
         let db = Connection::open(path)?;
         db.set_prepared_statement_cache_capacity(16);
