@@ -15,8 +15,12 @@ use std::os::unix::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use async_trait::async_trait;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, socket, sockopt};
 use nix::unistd::{Pid, Uid, User, geteuid};
+use tokio::net::UnixStream;
+
+use crate::client::{Connect, Stream};
 
 /// Root's state folder.
 const ROOT_STATE: &str = "/var/lib/officer-exec/local";
@@ -39,6 +43,30 @@ fn name_of(uid: Uid) -> String {
 /// The address of this user's embedded server.
 pub fn socket_address() -> io::Result<SocketAddr> {
     SocketAddr::from_abstract_name(socket_name())
+}
+
+/// This user's embedded server where it runs already; none is started.
+#[derive(Clone, Copy, Debug)]
+pub struct Running;
+
+#[async_trait]
+impl Connect for Running {
+    /// `ConnectionRefused`: nobody listens. `PermissionDenied`: another user does.
+    async fn connect(&self) -> io::Result<Box<dyn Stream>> {
+        let stream = UnixStream::connect(format!("\0{}", socket_name())).await?;
+        let owner = stream.peer_cred()?.uid();
+        if owner != geteuid().as_raw() {
+            let text = format!(
+                "the socket of this user's lock server is held by uid {owner}; name a server with --server"
+            );
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
+        }
+        Ok(Box::new(stream))
+    }
+
+    fn server(&self) -> String {
+        "local".into()
+    }
 }
 
 /// A state folder that can't be used.

@@ -4,6 +4,7 @@
 //! Each test is a user of its own (a uid that nobody has), so it needs root.
 
 use std::collections::BTreeSet;
+use std::io::Write;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{SocketAddr, UnixStream};
@@ -211,6 +212,22 @@ fn a_squatter_is_refused() {
     let finished = finish(&mut user.exec(&["-s", "local", "--", "echo", "never"]));
     assert_eq!((finished.code, finished.stdout.as_str()), (Some(77), ""));
     assert!(finished.stderr.contains("held by uid 0"), "{}", finished.stderr);
+}
+
+#[test]
+fn operators_do_not_believe_a_squatter() {
+    let Some(user) = User::new() else { return };
+    let address = SocketAddr::from_abstract_name(format!("officer-exec/{}", user.0)).unwrap();
+    let squatter = std::os::unix::net::UnixListener::bind_addr(&address).unwrap();
+    let release = ["release", "a", "--token", "1", "--reason", "test"];
+    for words in [&["verify", "a", "1"][..], &["status"], &["ping"], &release] {
+        let asked = Running::start(user.exec(words).args(["-s", "local"]));
+        let (mut stream, _) = squatter.accept().unwrap();
+        let _ = stream.write_all(b"{\"name\":\"a\",\"token\":1,\"held\":true,\"result\":\"verified\"}\n");
+        let finished = asked.finish();
+        assert_eq!((finished.code, finished.stdout.as_str()), (Some(77), ""), "{words:?}: {finished:?}");
+        assert!(finished.stderr.contains("held by uid 0"), "{words:?}: {finished:?}");
+    }
 }
 
 #[test]

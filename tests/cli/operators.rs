@@ -2,9 +2,11 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
 use nix::sys::signal::Signal;
+use nix::sys::socket::{Backlog, listen};
 
 use crate::support::{DEADLINE, Finished, LONG_TTL, Running, Server, finish, officer_exec, sh, wait_until};
 
@@ -213,6 +215,25 @@ fn ping_says_whether_the_server_serves() {
     let silence = ask(&server, &["ping"]);
     assert_eq!(silence.code, Some(69));
     assert!(silence.stderr.starts_with("officer-exec: cannot reach unix:"), "{}", silence.stderr);
+}
+
+#[test]
+fn nobody_waits_for_ever_for_a_server_that_does_not_answer() {
+    let stopped = Server::start();
+    stopped.signal(Signal::SIGSTOP);
+    // And one that accepts nobody, its queue of new connections full.
+    let folder = tempfile::tempdir().unwrap();
+    let full = folder.path().join("socket");
+    let listener = UnixListener::bind(&full).unwrap();
+    listen(&listener, Backlog::new(0).unwrap()).unwrap();
+    let _queued = UnixStream::connect(&full).unwrap();
+    let asked = [stopped.url(), format!("unix:{}", full.display())]
+        .map(|url| (Running::start(officer_exec().args(["status", "-s", &url])), url));
+    for (running, url) in asked {
+        let finished = running.finish();
+        let expected = format!("officer-exec: cannot reach {url}: no answer in 10 s\n");
+        assert_eq!((finished.code, finished.stderr), (Some(69), expected));
+    }
 }
 
 #[test]

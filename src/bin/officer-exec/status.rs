@@ -2,14 +2,13 @@
 //! answer for people or, with `--json`, for programs.
 
 use std::fmt::Write as _;
-use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
-use std::os::unix::net::UnixStream;
+use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
 use clap::Args;
-use officer::backend::{ServerUrl, ServerUrlError};
-use officer::client::Endpoint;
+use officer::backend::{ConnectError, ServerUrl, ServerUrlError};
+use officer::client::{self, Connect};
+use officer::local;
 use officer::lock::Token;
 use officer::protocol::{HolderStatus, LockStatus, Reply, Request, ServerStatus, WaiterStatus, Who};
 
@@ -98,21 +97,23 @@ fn server_url(text: &str) -> Result<ServerUrl, ServerUrlError> {
 pub enum AskError {
     #[error("cannot ask {server}: it is no Officer server")]
     NotOfficer { server: String },
-    #[error("cannot reach {server}: {source}")]
-    Unreachable { server: String, source: io::Error },
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
     #[error("{server} refused: {message}")]
     Refused { server: String, message: String },
     #[error("cannot understand {server}: {cause}")]
     Strange { server: String, cause: String },
+    #[error("cannot make a runtime: {0}")]
+    Runtime(io::Error),
 }
 
 impl AskError {
     pub fn exit_status(&self) -> ExitStatus {
         match self {
             Self::NotOfficer { .. } => ExitStatus::Usage,
-            Self::Unreachable { .. } => ExitStatus::Unreachable,
+            Self::Connect(error) => error.into(),
             Self::Refused { .. } => ExitStatus::Refused,
-            Self::Strange { .. } => ExitStatus::Internal,
+            Self::Strange { .. } | Self::Runtime(_) => ExitStatus::Internal,
         }
     }
 }
@@ -190,9 +191,7 @@ impl Asking {
     /// The answer as it came, and understood.
     fn exchange(&self, request: &Request<'_>) -> Result<(String, Reply), AskError> {
         let server = || self.server.to_string();
-        let stream = self.connect()?;
-        let line = talk(stream, &request.to_line())
-            .map_err(|source| AskError::Unreachable { server: server(), source })?;
+        let line = ask(self.connector()?, request)?.map_err(|error| ConnectError::new(server(), &error))?;
         let reply = Reply::parse(&line)
             .map_err(|error| AskError::Strange { server: server(), cause: error.to_string() })?;
         match reply {
@@ -201,18 +200,15 @@ impl Asking {
         }
     }
 
-    fn connect(&self) -> Result<Box<dyn Stream>, AskError> {
-        let connected = match &self.server {
-            ServerUrl::Officer(Endpoint::Tcp(address)) => connect_tcp(address),
-            ServerUrl::Officer(Endpoint::Unix(path)) => UnixStream::connect(path).and_then(patient_unix),
-            ServerUrl::Local => officer::local::socket_address()
-                .and_then(|address| UnixStream::connect_addr(&address))
-                .and_then(patient_unix),
+    /// The server itself: the verbs believe nobody whom a command wouldn't, and start none.
+    fn connector(&self) -> Result<&dyn Connect, AskError> {
+        match &self.server {
+            ServerUrl::Officer(endpoint) => Ok(endpoint),
+            ServerUrl::Local => Ok(&local::Running),
             ServerUrl::ZooKeeper { .. } | ServerUrl::Etcd { .. } | ServerUrl::Redis { .. } => {
-                return Err(AskError::NotOfficer { server: self.server.to_string() });
+                Err(AskError::NotOfficer { server: self.server.to_string() })
             }
-        };
-        connected.map_err(|source| AskError::Unreachable { server: self.server.to_string(), source })
+        }
     }
 
     fn strange(&self, reply: &Reply) -> AskError {
@@ -220,36 +216,13 @@ impl Asking {
     }
 }
 
-trait Stream: Read + Write {}
-impl Stream for TcpStream {}
-impl Stream for UnixStream {}
-
-fn connect_tcp(address: &str) -> io::Result<Box<dyn Stream>> {
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for candidate in address.to_socket_addrs()? {
-        match TcpStream::connect_timeout(&candidate, PATIENCE) {
-            Ok(stream) => {
-                stream.set_read_timeout(Some(PATIENCE))?;
-                return Ok(Box::new(stream));
-            }
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
-}
-
-fn patient_unix(stream: UnixStream) -> io::Result<Box<dyn Stream>> {
-    stream.set_read_timeout(Some(PATIENCE))?;
-    Ok(Box::new(stream))
-}
-
-fn talk(mut stream: Box<dyn Stream>, question: &str) -> io::Result<String> {
-    stream.write_all(question.as_bytes())?;
-    let mut line = String::new();
-    if BufReader::new(stream).read_line(&mut line)? == 0 {
-        return Err(io::ErrorKind::UnexpectedEof.into());
-    }
-    Ok(line.trim_end().to_owned())
+fn ask(server: &dyn Connect, request: &Request<'_>) -> Result<io::Result<String>, AskError> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(AskError::Runtime)?;
+    let answer = runtime.block_on(client::ask(server, request, PATIENCE));
+    // A name lookup that hangs in its thread must not keep us.
+    runtime.shutdown_background();
+    Ok(answer)
 }
 
 fn say(text: &str) {
