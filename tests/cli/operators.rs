@@ -45,6 +45,16 @@ fn status_shows_who_holds_and_who_waits() {
 }
 
 #[test]
+fn status_of_one_lock_says_nothing_of_others() {
+    let server = Server::start();
+    let _holders = ["a", "b", "c"].map(|lock| server.hold(&["-i", lock]));
+    let one = ask(&server, &["status", "b"]).stdout;
+    let lines: Vec<_> = one.lines().collect();
+    assert!(lines.len() == 2 && lines[1].starts_with("b "), "{one}");
+    assert!(ask(&server, &["status", "d"]).stdout.starts_with("nobody holds or waits"));
+}
+
+#[test]
 fn release_ends_the_holders_tree_and_then_the_lock_passes_on() {
     let server = Server::start();
     let mut holder = server.hold(&["-i", "a"]);

@@ -124,7 +124,10 @@ pub fn status(args: StatusArgs) -> Result<ExitStatus, AskError> {
         let request = Request::Status { name: args.name.as_deref().map(Into::into) };
         let text = match args.asking.ask(&request)? {
             Answer::Json(line) => line,
-            Answer::Reply(Reply::Status { server, value }) => format!("{clear}{}", table(&server, &value)),
+            Answer::Reply(Reply::Status { server, value }) => {
+                let more = if args.name.is_some() { String::new() } else { unlisted(&server, &value) };
+                format!("{clear}{}{more}", table(&server, &value))
+            }
             Answer::Reply(other) => return Err(args.asking.strange(&other)),
         };
         // Who watches ends when nobody reads any more.
@@ -256,11 +259,16 @@ fn table(server: &ServerStatus, locks: &[LockStatus]) -> String {
         text.push_str(line.trim_end());
         text.push('\n');
     }
-    let listed = locks.len() as u64;
-    if server.locks > listed {
-        let _ = writeln!(text, "and {} more locks", server.locks - listed);
-    }
     text
+}
+
+/// How many locks a list of all of them has left out.
+fn unlisted(server: &ServerStatus, locks: &[LockStatus]) -> String {
+    match server.locks.saturating_sub(locks.len() as u64) {
+        0 => String::new(),
+        1 => "and 1 more lock\n".to_owned(),
+        more => format!("and {more} more locks\n"),
+    }
 }
 
 fn holder_row(lock: &LockStatus, status: &HolderStatus) -> [String; 7] {
@@ -329,8 +337,10 @@ mod tests {
 LOCK  PLACE  TOKEN  FOR     SEEN    STATE  WHO
 a     1/2    12     3.2s    0.5s    holds  u@h[7]: job x
 a     +1     -      1m 15s  1m 15s  waits  1.2.3.4:5
-and 2 more locks
 ";
         assert_eq!(table(&server, &value), expected);
+        for (locks, more) in [(1, ""), (2, "and 1 more lock\n"), (3, "and 2 more locks\n")] {
+            assert_eq!(unlisted(&ServerStatus { locks, ..server.clone() }, &value), more);
+        }
     }
 }
