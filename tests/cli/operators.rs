@@ -247,6 +247,25 @@ fn nobody_waits_for_ever_for_a_server_that_does_not_answer() {
 }
 
 #[test]
+fn operators_find_the_server_that_a_command_would_find() {
+    let server = Server::start();
+    let from = |hosts: &str, url: &str| {
+        let mut command = officer_exec();
+        finish(command.arg("ping").env("ZKHOSTS", hosts).env("OFFICER_SERVER", url))
+    };
+    assert_eq!(from("zk.invalid", &server.url()).code, Some(0));
+    for url in ["", "etcd://other.invalid"] {
+        let asked = if url.is_empty() { "zk://zk.invalid" } else { url };
+        let refused = from("zk.invalid", url);
+        let expected = format!("officer-exec: cannot ask {asked}: only an Officer server");
+        assert!(refused.code == Some(2) && refused.stderr.starts_with(&expected), "{refused:?}");
+    }
+    let wrong = from("", "gopher://x");
+    assert_eq!(wrong.code, Some(2));
+    assert!(wrong.stderr.contains("OFFICER_SERVER: \"gopher://x\" is no lock server"), "{wrong:?}");
+}
+
+#[test]
 fn an_empty_variable_names_no_server() {
     let asked = finish(officer_exec().arg("ping").env("OFFICER_SERVER", ""));
     // Whether this user's own server runs is not the matter.

@@ -1,5 +1,6 @@
 //! The program: parse, call, print one error, exit.
 
+mod asking;
 mod cli;
 mod console;
 mod daemon;
@@ -13,6 +14,7 @@ mod last_will;
 mod log;
 mod pid_file;
 mod serve;
+mod server_args;
 mod status;
 mod status_file;
 mod systemd;
@@ -98,7 +100,7 @@ fn serve(args: Vec<OsString>) -> ExitStatus {
 fn operator<A: Args + FromArgMatches>(
     name: &'static str,
     args: Vec<OsString>,
-    ask: fn(A) -> Result<ExitStatus, status::AskError>,
+    ask: fn(A) -> Result<ExitStatus, asking::AskError>,
 ) -> ExitStatus {
     match verb::<A>(name, args) {
         Ok(args) => ask(args).unwrap_or_else(|error| {

@@ -1,36 +1,20 @@
-//! The operators' verbs: `status`, `release`, `verify` and `ping`. One question to a lock server, one
-//! answer for people or, with `--json`, for programs.
+//! The operators' verbs: `status`, `release`, `verify` and `ping`. One question to a lock server each,
+//! one answer for people or, with `--json`, for programs.
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
 use clap::Args;
-use officer::backend::{ConnectError, ServerUrl, ServerUrlError};
-use officer::client::{self, Connect};
-use officer::local;
 use officer::lock::Token;
 use officer::protocol::{HolderStatus, LockStatus, Reply, Request, ServerStatus, WaiterStatus, Who};
 
+use crate::asking::{AskError, Asking};
 use crate::console;
 use crate::exit_status::ExitStatus;
 
-/// A server that says nothing for so long isn't there for an operator.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// How often `--watch` looks.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
-
-#[derive(Args, Clone, Debug)]
-struct Asking {
-    /// The lock server: officer://HOST[:PORT], unix:/PATH or local
-    #[arg(short, long, value_name = "URL", default_value = "local", env = "OFFICER_SERVER",
-          value_parser = server_url)]
-    server: ServerUrl,
-
-    /// Print the server's answer as one JSON line
-    #[arg(long)]
-    json: bool,
-}
 
 /// Who holds and waits.
 #[derive(Args, Clone, Debug)]
@@ -87,56 +71,28 @@ pub struct PingArgs {
     asking: Asking,
 }
 
-/// An empty OFFICER_SERVER is none, as for a command.
-fn server_url(text: &str) -> Result<ServerUrl, ServerUrlError> {
-    if text.is_empty() { Ok(ServerUrl::Local) } else { text.parse() }
-}
-
-/// Why there is no answer.
-#[derive(Debug, thiserror::Error)]
-pub enum AskError {
-    #[error("cannot ask {server}: it is no Officer server")]
-    NotOfficer { server: String },
-    #[error(transparent)]
-    Connect(#[from] ConnectError),
-    #[error("{server} refused: {message}")]
-    Refused { server: String, message: String },
-    #[error("cannot understand {server}: {cause}")]
-    Strange { server: String, cause: String },
-    #[error("cannot make a runtime: {0}")]
-    Runtime(io::Error),
-}
-
-impl AskError {
-    pub fn exit_status(&self) -> ExitStatus {
-        match self {
-            Self::NotOfficer { .. } => ExitStatus::Usage,
-            Self::Connect(error) => error.into(),
-            Self::Refused { .. } => ExitStatus::Refused,
-            Self::Strange { .. } | Self::Runtime(_) => ExitStatus::Internal,
-        }
-    }
-}
-
 pub fn status(args: StatusArgs) -> Result<ExitStatus, AskError> {
-    let clear = if args.watch && io::stdout().is_terminal() { "\x1b[H\x1b[2J" } else { "" };
+    let clears = args.watch && !args.asking.json && io::stdout().is_terminal();
+    let clear = if clears { "\x1b[H\x1b[2J" } else { "" };
     loop {
-        let request = Request::Status { name: args.name.as_deref().map(Into::into) };
-        let text = match args.asking.ask(&request)? {
-            Answer::Json(line) => line,
-            Answer::Reply(Reply::Status { server, value }) => {
-                let more = if args.name.is_some() { String::new() } else { unlisted(&server, &value) };
-                format!("{clear}{}{more}", table(&server, &value))
-            }
-            Answer::Reply(other) => return Err(args.asking.strange(&other)),
-        };
+        let text = look(&args)?;
         // Who watches ends when nobody reads any more.
-        let printed = console::print(format!("{}\n", text.trim_end()).as_bytes());
+        let printed = console::print(format!("{clear}{}\n", text.trim_end()).as_bytes());
         if !args.watch || printed != ExitStatus::Success {
             return Ok(printed);
         }
         std::thread::sleep(WATCH_EVERY);
     }
+}
+
+fn look(args: &StatusArgs) -> Result<String, AskError> {
+    let answered = args.asking.exchange(&Request::Status { name: args.name.as_deref().map(Into::into) })?;
+    let Reply::Status { server, value } = &answered.reply else { return Err(answered.strange()) };
+    Ok(match &args.name {
+        _ if args.asking.json => answered.line,
+        Some(_) => table(server, value),
+        None => table(server, value) + &unlisted(server, value),
+    })
 }
 
 pub fn release(args: ReleaseArgs) -> Result<ExitStatus, AskError> {
@@ -145,8 +101,8 @@ pub fn release(args: ReleaseArgs) -> Result<ExitStatus, AskError> {
         token: Token(args.token),
         reason: args.reason.as_str().into(),
     };
-    let (line, reply) = args.asking.exchange(&request)?;
-    let (text, status) = match reply {
+    let answered = args.asking.exchange(&request)?;
+    let (text, status) = match &answered.reply {
         Reply::Taken { .. } => ("taken: the lock has passed on".to_owned(), ExitStatus::Success),
         Reply::Revoking { ends_in, .. } => (
             format!(
@@ -155,18 +111,18 @@ pub fn release(args: ReleaseArgs) -> Result<ExitStatus, AskError> {
             ExitStatus::Success,
         ),
         Reply::NotHeld { .. } => ("not held by this token".to_owned(), ExitStatus::Lost),
-        other => return Err(args.asking.strange(&other)),
+        _ => return Err(answered.strange()),
     };
-    say(if args.asking.json { &line } else { &text });
+    say(if args.asking.json { &answered.line } else { &text });
     Ok(status)
 }
 
 pub fn verify(args: VerifyArgs) -> Result<ExitStatus, AskError> {
     let request = Request::Verify { name: args.name.as_str().into(), token: Token(args.token) };
-    let (line, reply) = args.asking.exchange(&request)?;
-    let Reply::Verified { held, .. } = reply else { return Err(args.asking.strange(&reply)) };
+    let answered = args.asking.exchange(&request)?;
+    let Reply::Verified { held, .. } = answered.reply else { return Err(answered.strange()) };
     say(match (args.asking.json, held) {
-        (true, _) => &line,
+        (true, _) => &answered.line,
         (false, true) => "held",
         (false, false) => "not held",
     });
@@ -174,58 +130,10 @@ pub fn verify(args: VerifyArgs) -> Result<ExitStatus, AskError> {
 }
 
 pub fn ping(args: PingArgs) -> Result<ExitStatus, AskError> {
-    let (line, reply) = args.asking.exchange(&Request::Ping)?;
-    let Reply::Pong { version } = reply else { return Err(args.asking.strange(&reply)) };
-    say(if args.asking.json { &line } else { &version });
+    let answered = args.asking.exchange(&Request::Ping)?;
+    let Reply::Pong { version } = &answered.reply else { return Err(answered.strange()) };
+    say(if args.asking.json { &answered.line } else { version });
     Ok(ExitStatus::Success)
-}
-
-enum Answer {
-    Json(String),
-    Reply(Reply),
-}
-
-impl Asking {
-    fn ask(&self, request: &Request<'_>) -> Result<Answer, AskError> {
-        let (line, reply) = self.exchange(request)?;
-        Ok(if self.json { Answer::Json(line) } else { Answer::Reply(reply) })
-    }
-
-    /// The answer as it came, and understood.
-    fn exchange(&self, request: &Request<'_>) -> Result<(String, Reply), AskError> {
-        let server = || self.server.to_string();
-        let line = ask(self.connector()?, request)?.map_err(|error| ConnectError::new(server(), &error))?;
-        let reply = Reply::parse(&line)
-            .map_err(|error| AskError::Strange { server: server(), cause: error.to_string() })?;
-        match reply {
-            Reply::Error { message, .. } => Err(AskError::Refused { server: server(), message }),
-            reply => Ok((line, reply)),
-        }
-    }
-
-    /// The server itself: the verbs believe nobody whom a command wouldn't, and start none.
-    fn connector(&self) -> Result<&dyn Connect, AskError> {
-        match &self.server {
-            ServerUrl::Officer(endpoint) => Ok(endpoint),
-            ServerUrl::Local => Ok(&local::Running),
-            ServerUrl::ZooKeeper { .. } | ServerUrl::Etcd { .. } | ServerUrl::Redis { .. } => {
-                Err(AskError::NotOfficer { server: self.server.to_string() })
-            }
-        }
-    }
-
-    fn strange(&self, reply: &Reply) -> AskError {
-        AskError::Strange { server: self.server.to_string(), cause: format!("{reply:?}") }
-    }
-}
-
-fn ask(server: &dyn Connect, request: &Request<'_>) -> Result<io::Result<String>, AskError> {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(AskError::Runtime)?;
-    let answer = runtime.block_on(client::ask(server, request, PATIENCE));
-    // A name lookup that hangs in its thread must not keep us.
-    runtime.shutdown_background();
-    Ok(answer)
 }
 
 fn say(text: &str) {

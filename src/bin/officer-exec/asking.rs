@@ -1,0 +1,108 @@
+//! One question to a lock server, for the operators' verbs: which server, the exchange, and why there
+//! is no answer. The server is found, and believed or not, as a command's is; none is started.
+
+use std::io;
+use std::time::Duration;
+
+use clap::Args;
+use officer::backend::{ConnectError, ServerUrl};
+use officer::client::{self, Connect};
+use officer::local;
+use officer::protocol::{Reply, Request};
+
+use crate::exit_status::ExitStatus;
+use crate::server_args::ServerArgs;
+
+/// A server that says nothing for so long isn't there for an operator.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Whom to ask, and how the answer is shown.
+#[derive(Args, Clone, Debug)]
+pub struct Asking {
+    #[command(flatten)]
+    server: ServerArgs,
+
+    /// Print the server's answer as one JSON line
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// An answer that is no error.
+pub struct Answered {
+    /// As it came.
+    pub line: String,
+    /// Understood.
+    pub reply: Reply,
+    server: String,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    #[error("{0}")]
+    Usage(String),
+    #[error("cannot ask {server}: only an Officer server (officer://, unix: or local) answers this verb")]
+    NotOfficer { server: String },
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error("{server} refused: {message}")]
+    Refused { server: String, message: String },
+    #[error("cannot understand {server}: {cause}")]
+    Strange { server: String, cause: String },
+    #[error("cannot make a runtime: {0}")]
+    Runtime(io::Error),
+}
+
+impl AskError {
+    pub fn exit_status(&self) -> ExitStatus {
+        match self {
+            Self::Usage(_) | Self::NotOfficer { .. } => ExitStatus::Usage,
+            Self::Connect(error) => error.into(),
+            Self::Refused { .. } => ExitStatus::Refused,
+            Self::Strange { .. } | Self::Runtime(_) => ExitStatus::Internal,
+        }
+    }
+}
+
+impl Asking {
+    /// Asks and waits for the answer.
+    pub fn exchange(&self, request: &Request<'_>) -> Result<Answered, AskError> {
+        let url = self.server.named().map_err(AskError::Usage)?.unwrap_or(ServerUrl::Local);
+        let server = url.to_string();
+        let line = match ask(connector(&url)?, request)? {
+            Ok(line) => line,
+            Err(error) => return Err(ConnectError::new(server, &error).into()),
+        };
+        match Reply::parse(&line) {
+            Err(error) => Err(AskError::Strange { server, cause: error.to_string() }),
+            Ok(Reply::Error { message, .. }) => Err(AskError::Refused { server, message }),
+            Ok(reply) => Ok(Answered { line, reply, server }),
+        }
+    }
+}
+
+impl Answered {
+    /// As an answer to another question.
+    pub fn strange(self) -> AskError {
+        AskError::Strange { server: self.server, cause: self.line }
+    }
+}
+
+fn connector(server: &ServerUrl) -> Result<&dyn Connect, AskError> {
+    match server {
+        ServerUrl::Officer(endpoint) => Ok(endpoint),
+        ServerUrl::Local => Ok(&local::Running),
+        ServerUrl::ZooKeeper { .. } | ServerUrl::Etcd { .. } | ServerUrl::Redis { .. } => {
+            Err(AskError::NotOfficer { server: server.to_string() })
+        }
+    }
+}
+
+fn ask(server: &dyn Connect, request: &Request<'_>) -> Result<io::Result<String>, AskError> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(AskError::Runtime)?;
+    let answer = runtime.block_on(client::ask(server, request, PATIENCE));
+    // A name lookup that hangs in its thread must not keep us.
+    runtime.shutdown_background();
+    Ok(answer)
+}
