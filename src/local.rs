@@ -31,6 +31,9 @@ const HOME_STATE: &str = ".local/state/officer-exec";
 /// For users without a home: no private /tmp hides it, and it lives as long as the locks can.
 const HOMELESS_STATE: &str = "/dev/shm";
 
+/// In the state folder while a server runs; one that ends in order takes it away (it is SQLite's).
+const STORE_IN_USE: &str = "officer.db-wal";
+
 /// The name of this user's abstract socket, without the leading NUL.
 pub fn socket_name() -> String {
     name_of(geteuid())
@@ -67,6 +70,34 @@ impl Connect for Running {
     fn server(&self) -> String {
         "local".into()
     }
+}
+
+/// Why nobody listens at this user's socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Absence {
+    /// There never was a server, or the last one ended because nobody needed it: nobody holds or waits.
+    AtRest,
+    /// The last one was killed, or is just ending: who held may hold still.
+    Broken,
+    /// Someone has the socket and doesn't listen yet.
+    Starting,
+}
+
+/// Why [`Running`] was refused a connection.
+pub fn absence() -> io::Result<Absence> {
+    let left_behind = state_path(geteuid()).join(STORE_IN_USE).try_exists()?;
+    Ok(match (is_bound(&socket_name())?, left_behind) {
+        (true, _) => Absence::Starting,
+        (false, true) => Absence::Broken,
+        (false, false) => Absence::AtRest,
+    })
+}
+
+/// Whether anyone has an abstract socket of this name, whether or not it listens.
+fn is_bound(name: &str) -> io::Result<bool> {
+    let address = format!(" @{name}");
+    let sockets = fs::read("/proc/net/unix")?;
+    Ok(sockets.split(|&byte| byte == b'\n').any(|line| line.ends_with(address.as_bytes())))
 }
 
 /// A state folder that can't be used.

@@ -1,14 +1,15 @@
 //! One question to a lock server, for the operators' verbs: which server, the exchange, and why there
 //! is no answer. The server is found, and believed or not, as a command's is; none is started.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use clap::Args;
 use officer::backend::{ConnectError, ServerUrl};
-use officer::client::{self, Connect};
-use officer::local;
-use officer::protocol::{Reply, Request};
+use officer::client::{self, Connect, Stream};
+use officer::local::{self, Absence};
+use officer::protocol::{Answer, Reply, Request};
 
 use crate::exit_status::ExitStatus;
 use crate::server_args::ServerArgs;
@@ -33,6 +34,8 @@ pub struct Answered {
     pub line: String,
     /// Understood.
     pub reply: Reply,
+    /// No server said this: the embedded one is at rest.
+    pub at_rest: bool,
     server: String,
 }
 
@@ -65,18 +68,26 @@ impl AskError {
 }
 
 impl Asking {
-    /// Asks and waits for the answer.
-    pub fn exchange(&self, request: &Request<'_>) -> Result<Answered, AskError> {
+    /// Asks and waits for the answer. `at_rest`: what is true while the embedded server isn't needed and
+    /// so doesn't run; `None`: that is no answer.
+    pub fn exchange(
+        &self,
+        request: &Request<'_>,
+        at_rest: Option<&Answer<'_>>,
+    ) -> Result<Answered, AskError> {
         let url = self.server.named().map_err(AskError::Usage)?.unwrap_or(ServerUrl::Local);
         let server = url.to_string();
-        let line = match ask(connector(&url)?, request)? {
-            Ok(line) => line,
-            Err(error) => return Err(ConnectError::new(server, &error).into()),
+        let (line, at_rest) = match (ask(connector(&url)?, request)?, at_rest) {
+            (Ok(line), _) => (line, false),
+            (Err(error), Some(answer)) if url == ServerUrl::Local && error.kind() == AT_REST => {
+                (line_of(answer), true)
+            }
+            (Err(error), _) => return Err(ConnectError::new(server, &error).into()),
         };
         match Reply::parse(&line) {
             Err(error) => Err(AskError::Strange { server, cause: error.to_string() }),
             Ok(Reply::Error { message, .. }) => Err(AskError::Refused { server, message }),
-            Ok(reply) => Ok(Answered { line, reply, server }),
+            Ok(reply) => Ok(Answered { line, reply, at_rest, server }),
         }
     }
 }
@@ -88,10 +99,49 @@ impl Answered {
     }
 }
 
+/// The embedded server, or why there is none.
+struct Embedded;
+
+/// The error for a server that nobody needs.
+const AT_REST: ErrorKind = ErrorKind::NotFound;
+
+#[async_trait]
+impl Connect for Embedded {
+    async fn connect(&self) -> io::Result<Box<dyn Stream>> {
+        match local::Running.connect().await {
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+                Err(match local::absence()? {
+                    Absence::AtRest => io::Error::new(
+                        AT_REST,
+                        "no embedded server runs; the first `officer-exec -s local` starts one",
+                    ),
+                    Absence::Broken => io::Error::new(
+                        ErrorKind::ConnectionRefused,
+                        "the embedded server was killed or is just ending; `officer-exec -s local` starts it again",
+                    ),
+                    // It is tried again, as one whose queue of new connections is full.
+                    Absence::Starting => ErrorKind::WouldBlock.into(),
+                })
+            }
+            connected => connected,
+        }
+    }
+
+    fn server(&self) -> String {
+        local::Running.server()
+    }
+}
+
+fn line_of(answer: &Answer<'_>) -> String {
+    let mut line = Vec::new();
+    answer.write_line(&mut line);
+    String::from_utf8_lossy(line.trim_ascii_end()).into_owned()
+}
+
 fn connector(server: &ServerUrl) -> Result<&dyn Connect, AskError> {
     match server {
         ServerUrl::Officer(endpoint) => Ok(endpoint),
-        ServerUrl::Local => Ok(&local::Running),
+        ServerUrl::Local => Ok(&Embedded),
         ServerUrl::ZooKeeper { .. } | ServerUrl::Etcd { .. } | ServerUrl::Redis { .. } => {
             Err(AskError::NotOfficer { server: server.to_string() })
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::Args;
 use officer::lock::Token;
-use officer::protocol::{HolderStatus, LockStatus, Reply, Request, ServerStatus, WaiterStatus, Who};
+use officer::protocol::{Answer, HolderStatus, LockStatus, Reply, Request, ServerStatus, WaiterStatus, Who};
 
 use crate::asking::{AskError, Asking};
 use crate::console;
@@ -15,6 +15,17 @@ use crate::exit_status::ExitStatus;
 
 /// How often `--watch` looks.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
+
+/// What a server that nobody needs would say.
+const NOBODY: Answer<'_> = Answer::Status {
+    server: concat!(
+        r#"{"version":""#,
+        env!("CARGO_PKG_VERSION"),
+        r#"","up":0,"connections":0,"sessions":0,"locks":0}"#
+    )
+    .as_bytes(),
+    value: b"[]",
+};
 
 /// Who holds and waits.
 #[derive(Args, Clone, Debug)]
@@ -86,10 +97,12 @@ pub fn status(args: StatusArgs) -> Result<ExitStatus, AskError> {
 }
 
 fn look(args: &StatusArgs) -> Result<String, AskError> {
-    let answered = args.asking.exchange(&Request::Status { name: args.name.as_deref().map(Into::into) })?;
+    let request = Request::Status { name: args.name.as_deref().map(Into::into) };
+    let answered = args.asking.exchange(&request, Some(&NOBODY))?;
     let Reply::Status { server, value } = &answered.reply else { return Err(answered.strange()) };
     Ok(match &args.name {
         _ if args.asking.json => answered.line,
+        _ if answered.at_rest => "nobody holds or waits (no embedded server runs)".to_owned(),
         Some(_) => table(server, value),
         None => table(server, value) + &unlisted(server, value),
     })
@@ -101,7 +114,8 @@ pub fn release(args: ReleaseArgs) -> Result<ExitStatus, AskError> {
         token: Token(args.token),
         reason: args.reason.as_str().into(),
     };
-    let answered = args.asking.exchange(&request)?;
+    let at_rest = Answer::NotHeld { name: &args.name, token: Token(args.token) };
+    let answered = args.asking.exchange(&request, Some(&at_rest))?;
     let (text, status) = match &answered.reply {
         Reply::Taken { .. } => ("taken: the lock has passed on".to_owned(), ExitStatus::Success),
         Reply::Revoking { ends_in, .. } => (
@@ -119,7 +133,8 @@ pub fn release(args: ReleaseArgs) -> Result<ExitStatus, AskError> {
 
 pub fn verify(args: VerifyArgs) -> Result<ExitStatus, AskError> {
     let request = Request::Verify { name: args.name.as_str().into(), token: Token(args.token) };
-    let answered = args.asking.exchange(&request)?;
+    let at_rest = Answer::Verified { name: &args.name, token: Token(args.token), held: false };
+    let answered = args.asking.exchange(&request, Some(&at_rest))?;
     let Reply::Verified { held, .. } = answered.reply else { return Err(answered.strange()) };
     say(match (args.asking.json, held) {
         (true, _) => &answered.line,
@@ -130,7 +145,7 @@ pub fn verify(args: VerifyArgs) -> Result<ExitStatus, AskError> {
 }
 
 pub fn ping(args: PingArgs) -> Result<ExitStatus, AskError> {
-    let answered = args.asking.exchange(&Request::Ping)?;
+    let answered = args.asking.exchange(&Request::Ping, None)?;
     let Reply::Pong { version } = &answered.reply else { return Err(answered.strange()) };
     say(if args.asking.json { &answered.line } else { version });
     Ok(ExitStatus::Success)
