@@ -266,6 +266,17 @@ fn operators_find_the_server_that_a_command_would_find() {
 }
 
 #[test]
+fn a_verbs_usage_line_can_be_typed() {
+    for verb in ["serve", "status", "release", "verify", "ping", "generate"] {
+        let usage = format!("Usage: officer-exec {verb} ");
+        let help = finish(officer_exec().args([verb, "--help"]));
+        assert!(help.code == Some(0) && help.stdout.contains(&usage), "{help:?}");
+        let wrong = finish(officer_exec().args([verb, "--no-such-option"]));
+        assert!(wrong.code == Some(2) && wrong.stderr.contains(&usage), "{wrong:?}");
+    }
+}
+
+#[test]
 fn an_empty_variable_names_no_server() {
     let asked = finish(officer_exec().arg("ping").env("OFFICER_SERVER", ""));
     // Whether this user's own server runs is not the matter.

@@ -113,8 +113,9 @@ fn operator<A: Args + FromArgMatches>(
 
 /// Reads a verb's own flags, which follow it.
 fn verb<A: Args + FromArgMatches>(name: &'static str, args: Vec<OsString>) -> Result<A, clap::Error> {
-    let command = A::augment_args(Command::new(name).version(env!("CARGO_PKG_VERSION")));
-    let matches = command.try_get_matches_from(args.into_iter().skip(1))?;
+    let command = Command::new(name).bin_name(name).version(env!("CARGO_PKG_VERSION")).no_binary_name(true);
+    // Without the program and the verb, which are the name.
+    let matches = A::augment_args(command).try_get_matches_from(args.into_iter().skip(2))?;
     A::from_arg_matches(&matches)
 }
 
