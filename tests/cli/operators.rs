@@ -266,6 +266,30 @@ fn operators_find_the_server_that_a_command_would_find() {
 }
 
 #[test]
+fn who_watches_is_told_once_that_the_server_is_away_and_sees_it_come_back() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("officer://{}", listener.local_addr().unwrap());
+    let mut watcher = Running::start(officer_exec().args(["status", "--watch", "-s", &url]));
+    let answer = |sessions: u32| {
+        let mut look = Played::accept(&listener);
+        look.expect("status");
+        let server = format!(r#"{{"version":"1","up":1,"connections":1,"sessions":{sessions},"locks":0}}"#);
+        look.say(&[&format!(r#"{{"server":{server},"value":[],"result":"status"}}"#)]);
+    };
+    answer(1);
+    watcher.expect_line("nobody holds or waits (1 connections, 1 sessions)");
+    for _ in 0..2 {
+        drop(Played::accept(&listener));
+    }
+    answer(2);
+    watcher.expect_line("nobody holds or waits (1 connections, 2 sessions)");
+    watcher.signal(Signal::SIGTERM);
+    let stderr = watcher.finish().stderr;
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    assert!(stderr.starts_with(&format!("officer-exec: cannot reach {url}: ")), "{stderr}");
+}
+
+#[test]
 fn a_verbs_usage_line_can_be_typed() {
     for verb in ["serve", "status", "release", "verify", "ping", "generate"] {
         let usage = format!("Usage: officer-exec {verb} ");

@@ -57,6 +57,11 @@ pub enum AskError {
 }
 
 impl AskError {
+    /// Whether it may be answered later.
+    pub fn is_away(&self) -> bool {
+        matches!(self, Self::Connect(ConnectError::Unreachable { .. }))
+    }
+
     pub fn exit_status(&self) -> ExitStatus {
         match self {
             Self::Usage(_) | Self::NotOfficer { .. } => ExitStatus::Usage,

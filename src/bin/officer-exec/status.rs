@@ -36,7 +36,7 @@ pub struct StatusArgs {
     #[command(flatten)]
     asking: Asking,
 
-    /// Look again every second, until interrupted
+    /// Look again every second, until interrupted; also while the server is away
     #[arg(long)]
     watch: bool,
 }
@@ -85,15 +85,26 @@ pub struct PingArgs {
 pub fn status(args: StatusArgs) -> Result<ExitStatus, AskError> {
     let clears = args.watch && !args.asking.json && io::stdout().is_terminal();
     let clear = if clears { "\x1b[H\x1b[2J" } else { "" };
-    loop {
-        let text = look(&args)?;
-        // Who watches ends when nobody reads any more.
-        let printed = console::print(format!("{clear}{}\n", text.trim_end()).as_bytes());
-        if !args.watch || printed != ExitStatus::Success {
-            return Ok(printed);
-        }
+    let print = |text: String| console::print(format!("{clear}{}\n", text.trim_end()).as_bytes());
+    let mut printed = print(look(&args)?);
+    let mut told_away = false;
+    // Who watches ends when nobody reads any more.
+    while args.watch && printed == ExitStatus::Success {
         std::thread::sleep(WATCH_EVERY);
+        match look(&args) {
+            Ok(text) => {
+                printed = print(text);
+                told_away = false;
+            }
+            Err(error) if error.is_away() => {
+                if !std::mem::replace(&mut told_away, true) {
+                    console::complain(&format_args!("{error}; still looking"));
+                }
+            }
+            Err(error) => return Err(error),
+        }
     }
+    Ok(printed)
 }
 
 fn look(args: &StatusArgs) -> Result<String, AskError> {
