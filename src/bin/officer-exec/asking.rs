@@ -115,7 +115,9 @@ impl Connect for Embedded {
     async fn connect(&self) -> io::Result<Box<dyn Stream>> {
         match local::Running.connect().await {
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
-                Err(match local::absence()? {
+                // Not to know it isn't to be at rest, whatever the kind of the error.
+                let unknown = |error| io::Error::other(format!("cannot tell why nobody listens: {error}"));
+                Err(match local::absence().map_err(unknown)? {
                     Absence::AtRest => io::Error::new(
                         AT_REST,
                         "no embedded server runs; the first `officer-exec -s local` starts one",
