@@ -95,7 +95,7 @@ fn least(runs: Vec<Measured>) -> Measured {
 
 fn pairs() {
     println!(
-        "\n| lock + unlock | echo | officer | redis | officer / echo | redis / officer | ops/s | p50 | p99 µs |"
+        "\n| lock + unlock | echo | officer | redis | echo / officer | redis / officer | ops/s | p50 | p99 µs |"
     );
     println!("|---|---|---|---|---|---|---|---|---|");
     for (what, transport, connections, pipelined) in [

@@ -235,9 +235,10 @@ pub enum WaitEnd {
 
 impl std::fmt::Display for Busy {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "the lock {} is held", self.name)?;
-        if !self.holders.is_empty() {
-            write!(f, " by {}", self.holders.join(", "))?;
+        match &*self.holders {
+            // Held by who isn't told; or by nobody, when the server grants nothing yet.
+            [] => write!(f, "the lock {} was not granted", self.name)?,
+            holders => write!(f, "the lock {} is held by {}", self.name, holders.join(", "))?,
         }
         match self.ended_by {
             WaitEnd::NotWaiting => Ok(()),
@@ -336,4 +337,20 @@ pub async fn execute_will(will: &Will) -> Result<(), ReleaseError> {
         other => return Err(failed(format!("{other}: this build has no such engine"))),
     };
     officer::execute_will(connector, &will.handle).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_in_the_way_is_told_only_where_it_is_known() {
+        let busy = |holders: &[&str], ended_by| {
+            let holders = holders.iter().copied().map(String::from).collect();
+            Busy { name: "a".into(), ended_by, holders }.to_string()
+        };
+        assert_eq!(busy(&["x", "y"], WaitEnd::NotWaiting), "the lock a is held by x, y");
+        let waited = WaitEnd::WaitLimit(Duration::from_millis(500));
+        assert_eq!(busy(&[], waited), "the lock a was not granted; waited 500ms");
+    }
 }

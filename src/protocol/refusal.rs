@@ -41,6 +41,8 @@ pub enum ErrorCode {
     WrongUser,
     /// A lock was taken from this session and isn't given back yet: so long it isn't renewed.
     Revoked,
+    /// The bound of one reply.
+    ReplyTooLong,
 }
 
 impl ErrorCode {
@@ -60,6 +62,7 @@ impl ErrorCode {
             Self::NotReady => "not_ready",
             Self::WrongUser => "wrong_user",
             Self::Revoked => "revoked",
+            Self::ReplyTooLong => "reply_too_long",
         }
     }
 }

@@ -40,5 +40,9 @@ pub(super) const PAUSE_READING_BYTES: usize = 256 * 1024;
 /// were asked for before (one grant or timeout for each lock it waits for).
 pub(super) const MAX_UNSENT_BYTES: usize = 64 * 1024 * 1024;
 
+/// A longer reply isn't sent, but an error: half of the bound above, so that one that was asked for closes
+/// nobody who reads.
+pub(super) const MAX_REPLY_BYTES: usize = MAX_UNSENT_BYTES / 2;
+
 /// Bytes read from a socket at once.
 pub(super) const READ_BYTES: usize = 64 * 1024;

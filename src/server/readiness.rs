@@ -25,7 +25,7 @@ pub(super) enum Readiness {
 impl Readiness {
     /// `max_ttl` is this run's; the last run may have allowed longer leases.
     pub(super) fn at_start(saved: &Saved, max_ttl: Duration) -> Self {
-        let boot_id = std::fs::read_to_string(BOOT_ID_FILE).unwrap_or_default().trim().to_owned();
+        let boot_id = boot_id();
         if !boot_id.is_empty() && saved.boot_id.as_ref() == Some(&boot_id) {
             return Self::Ready;
         }
@@ -61,6 +61,11 @@ impl Readiness {
             }
         }
     }
+}
+
+/// Differs from boot to boot; empty where the kernel doesn't tell.
+pub(super) fn boot_id() -> String {
+    std::fs::read_to_string(BOOT_ID_FILE).unwrap_or_default().trim().to_owned()
 }
 
 #[cfg(test)]

@@ -147,6 +147,22 @@ fn a_pipelining_client_does_not_starve_the_others() {
 }
 
 #[test]
+fn a_reply_over_the_bound_is_an_error_and_the_connection_goes_on() {
+    // 1100 names of 32,000 bytes are more than 32 MiB.
+    let server = TestServer::start();
+    let (mut holder, mut other) = (server.client(), server.client());
+    for number in 0..1100 {
+        assert!(holder.lock(&format!("{number:032000}")).contains("acquired"));
+    }
+    for command in ["locks", "connections", "status"] {
+        let refused = other.ask_json(&format!(r#"{{"command":"{command}"}}"#));
+        assert_eq!(refused["error"], "reply_too_long", "{command}");
+        assert!(refused["message"].as_str().unwrap().contains("at most 33554432 are sent"), "{refused}");
+    }
+    assert!(other.lock("a").contains("acquired"));
+}
+
+#[test]
 fn bounds_are_errors_that_name_them() {
     let bounds =
         Bounds { locks_per_client: 2, waiters_per_lock: 1, connections: 6, sessions: 1, ..Bounds::default() };

@@ -116,6 +116,18 @@ fn plain_holder_is_revoked(server: &TestServer) -> [Client; 3] {
 }
 
 #[test]
+fn a_plain_connection_that_asks_again_with_a_limit_is_told_too() {
+    let server = TestServer::start();
+    let (mut a, mut operator) = (server.client(), server.client());
+    a.lock("x");
+    let again = a.take("x", 1);
+    assert_eq!(again["result"], "already_acquired");
+    let token = again["token"].as_u64().unwrap();
+    assert_eq!(operator.ask_json(&release(token))["result"], "revoking");
+    assert_eq!(a.hear_json()["result"], "revoked");
+}
+
+#[test]
 fn a_plain_connection_that_asked_with_a_limit_is_told_and_waited_for() {
     let server = TestServer::start();
     let [mut a, mut next, mut operator] = plain_holder_is_revoked(&server);

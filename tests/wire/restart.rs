@@ -260,7 +260,8 @@ fn after_a_reboot_sessions_wait_and_plain_connections_do_not() {
     assert_eq!(plain.lock("free"), r#"{"name":"free","result":"acquired"}"#);
     assert_eq!(back.unlock("x"), r#"{"name":"x","result":"released"}"#);
     assert!(new.ask(r#"{"command":"renew","seq":1}"#).contains("renewed"));
-    drop(server);
+    let (_, log) = server.terminate();
+    assert!(log.contains("the host was restarted"), "{log}");
 
     // It is still the same reboot for a server that is started once more.
     let server = ServerProcess::start(&["--max-ttl", "36500d"], dir.path());
@@ -340,6 +341,54 @@ fn a_damaged_store_is_refused() {
     std::fs::write(&path, bytes).unwrap();
     let error = ServerProcess::try_start(&[], dir.path()).err().expect("it is refused");
     assert!(error.contains("is damaged") && error.contains("move the file away"), "{error}");
+}
+
+#[test]
+fn a_store_that_has_lost_changes_is_refused_until_it_is_moved_away() {
+    let damages: [fn(&std::path::Path); 4] = [
+        |dir| std::fs::write(dir.join("officer.db"), "").unwrap(),
+        |dir| std::fs::remove_file(dir.join("officer.db-wal")).unwrap(),
+        |dir| {
+            let path = dir.join("officer.db-wal");
+            let mut bytes = std::fs::read(&path).unwrap();
+            bytes[5000] ^= 1;
+            std::fs::write(&path, bytes).unwrap();
+        },
+        |dir| {
+            let log = std::fs::OpenOptions::new().write(true).open(dir.join("officer.db-wal")).unwrap();
+            log.set_len(log.metadata().unwrap().len() - 1).unwrap();
+        },
+    ];
+    for damage in damages {
+        let Holding { dir, server, .. } = Holding::x();
+        server.kill();
+        damage(dir.path());
+        // Also the second time: the first start must not have made it good.
+        for _ in 0..2 {
+            let error = ServerProcess::try_start(&[], dir.path()).err().expect("it is refused");
+            assert!(error.contains("is damaged (it has"), "{error}");
+        }
+        std::fs::rename(dir.path().join("officer.db"), dir.path().join("away")).unwrap();
+        let server = ServerProcess::start(&[], dir.path());
+        let mut a = server.client();
+        a.open(30.0);
+        a.take("x", 1);
+        server.kill();
+        ServerProcess::start(&[], dir.path()).terminate();
+    }
+}
+
+#[test]
+fn a_store_whose_log_was_taken_over_by_another_program_is_complete() {
+    let Holding { dir, server, session, .. } = Holding::x();
+    server.kill();
+    let db = rusqlite::Connection::open(dir.path().join("officer.db")).unwrap();
+    let holds: i64 = db.query_row("SELECT count(*) FROM claims", [], |row| row.get(0)).unwrap();
+    assert_eq!(holds, 1);
+    drop(db);
+    assert!(!dir.path().join("officer.db-wal").exists());
+    let server = ServerProcess::start(&[], dir.path());
+    assert_eq!(server.client().resume(&session)["holds"][0]["name"], "x");
 }
 
 #[test]

@@ -294,13 +294,13 @@ impl Table {
     /// A request for what the owner holds or waits for already: only its timeout can count.
     fn lock_again(&mut self, at: u32, limit: Limit, ask: &Ask, now: BootTime) -> Outcome {
         let claim = &mut self.claims[at as usize];
+        claim.extended |= ask.extended;
         let (ticket, deadline) = match claim.state {
             State::Holding { token, slot } => {
                 return Outcome::AlreadyAcquired(Grant { token, slot: Slot(slot), limit });
             }
             State::Waiting { ticket, deadline } => (ticket, deadline),
         };
-        claim.extended |= ask.extended;
         if ask.wait == Some(Duration::ZERO) {
             let (lock, _) = self.take_claim(at);
             self.forget_if_free(lock);

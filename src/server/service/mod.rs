@@ -14,10 +14,10 @@ use tracing::{error, info, warn};
 
 use crate::boot_time::BootTime;
 use crate::lock::{Effect, Party, SessionKey, Sessions, Table, TableBounds, Token};
-use crate::protocol::{Answer, Refusal};
+use crate::protocol::{Answer, ErrorCode, Refusal};
 
 use crate::server::Config;
-use crate::server::bounds::{Bounds, MAX_UNSENT_BYTES, PAUSE_READING_BYTES};
+use crate::server::bounds::{Bounds, MAX_REPLY_BYTES, MAX_UNSENT_BYTES, PAUSE_READING_BYTES};
 use crate::server::connection::{Connections, Key, Needs, Peer, Role, Stage};
 use crate::server::readiness::Readiness;
 use crate::server::restore;
@@ -121,6 +121,13 @@ impl Service {
             handed_over: false,
         };
         service.get_ready(now);
+        if let Some(ready_at) = service.readiness.ready_at() {
+            let wait = ready_at.saturating_since(now);
+            info!(
+                ?wait,
+                "the host was restarted: sessions are granted locks once no lease of before can be left"
+            );
+        }
         Ok(service)
     }
 
@@ -295,7 +302,7 @@ impl Service {
 
     /// Writes one line to a connection.
     pub(super) fn answer(&mut self, key: Key, needs: Needs, answer: &Answer<'_>) {
-        self.connections.write(key, needs, |out| answer.write_line(out));
+        self.connections.write(key, needs, |out| write_bounded(answer, out));
     }
 
     /// What telling of this token needs.
@@ -368,5 +375,16 @@ impl Service {
                 self.ended.push(key);
             }
         }
+    }
+}
+
+fn write_bounded(answer: &Answer<'_>, out: &mut Vec<u8>) {
+    let start = out.len();
+    answer.write_line(out);
+    let len = out.len() - start;
+    if len > MAX_REPLY_BYTES {
+        out.truncate(start);
+        let message = format!("the reply would have {len} bytes, at most {MAX_REPLY_BYTES} are sent");
+        Answer::Error { code: ErrorCode::ReplyTooLong, message: &message }.write_line(out);
     }
 }

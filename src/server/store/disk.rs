@@ -1,15 +1,16 @@
 //! The store on disk: SQLite in a directory that one server at a time has.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, Write};
+use std::io::Read;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use crate::lock::Token;
 
+use super::commit_mark::CommitMark;
 use super::pending::Pending;
 use super::rows::{load, read_meta, write_meta, write_pending};
 use super::schema::{broken, check_ours, open_file};
@@ -21,28 +22,57 @@ const TOKEN_BLOCK: u64 = 1 << 20;
 const FILE_NAME: &str = "officer.db";
 const LOCK_FILE_NAME: &str = "officer.lock";
 
+/// The row of the number of commits.
+const COMMITS: &str = "commits";
+
 pub(in crate::server) struct DiskStore {
     pub(super) db: Connection,
     pub(super) path: PathBuf,
-    /// Held for as long as we live: two servers must never share a store.
-    pub(super) _lock: File,
+    /// Of transactions. In the lock file, which is held for as long as we live: two servers must never
+    /// share a store.
+    mark: CommitMark,
+    commits: u64,
     /// Tokens below this one may be given out.
     pub(super) token_mark: u64,
     pub(super) pending: Pending,
 }
 
+/// What a transaction must survive, besides our own end.
+enum Durability {
+    /// Nothing.
+    Process,
+    /// A crash of the host.
+    Host,
+}
+
 impl DiskStore {
     pub(super) fn open(dir: &Path, max_ttl: Duration) -> Result<(Self, Saved, Token), StoreError> {
-        let lock = lock_dir(dir)?;
+        let mark = CommitMark::new(lock_dir(dir)?);
+        let noted = |source| StoreError::Lock { path: dir.to_owned(), source };
         let path = dir.join(FILE_NAME);
+        // Who moves the file away, as we advise where it is damaged, wants to begin anew.
+        let expected = if path.exists() { mark.last().map_err(noted)? } else { 0 };
+        let incomplete = |commits| {
+            let cause = format!("it has {commits} of the {expected} changes that were written to it");
+            StoreError::Damaged { path: path.clone(), cause }
+        };
+        if expected > 0 && path.metadata().is_ok_and(|metadata| metadata.len() == 0) {
+            // SQLite would begin it anew, and remove its log.
+            return Err(incomplete(0));
+        }
         let db = open_file(&path)?;
         check_ours(&db, &path)?;
         let failed = |source| broken(&path, source);
+        let commits = read_meta(&db, COMMITS).map_err(failed)?.unwrap_or(0);
+        if commits < expected {
+            return Err(incomplete(commits));
+        }
+        mark.note(commits).map_err(noted)?;
         let saved = load(&db).map_err(failed)?;
-        let mark: Option<u64> = read_meta(&db, "next_token").map_err(failed)?;
-        let next_token = mark.map_or_else(fresh_token, Token);
+        let next_token: Option<u64> = read_meta(&db, "next_token").map_err(failed)?;
+        let next_token = next_token.map_or_else(fresh_token, Token);
         write_meta(&db, "max_ttl_ms", max_ttl.as_millis() as i64).map_err(failed)?;
-        let mut store = Self { db, path, _lock: lock, token_mark: 0, pending: Pending::default() };
+        let mut store = Self { db, path, mark, commits, token_mark: 0, pending: Pending::default() };
         store.write_token_mark(next_token.0 + TOKEN_BLOCK)?;
         Ok((store, saved, next_token))
     }
@@ -63,33 +93,54 @@ impl DiskStore {
         if self.pending.is_empty() {
             return Ok(());
         }
-        let Self { db, path, pending, .. } = self;
-        let written = if pending.revoked.is_empty() {
-            write_pending(db, pending)
-        } else {
-            // An operator's word must survive a crash of the host.
-            synced(db, |db| write_pending(db, pending))
-        };
-        written.map_err(|source| broken(path, source))
+        // An operator's word must survive a crash of the host.
+        let durability = if self.pending.revoked.is_empty() { Durability::Process } else { Durability::Host };
+        let Self { db, commits, pending, .. } = self;
+        let written =
+            transact(db, durability, *commits + 1, |transaction| write_pending(transaction, pending));
+        self.written(written)
     }
 
     pub(super) fn write_token_mark(&mut self, mark: u64) -> Result<(), StoreError> {
-        let written = synced(&mut self.db, |db| write_meta(db, "next_token", mark as i64));
-        written.map_err(|source| broken(&self.path, source))?;
+        let written = transact(&mut self.db, Durability::Host, self.commits + 1, |transaction| {
+            write_meta(transaction, "next_token", mark as i64)
+        });
+        self.written(written)?;
         self.token_mark = mark;
+        Ok(())
+    }
+
+    fn written(&mut self, written: rusqlite::Result<()>) -> Result<(), StoreError> {
+        written.map_err(|source| broken(&self.path, source))?;
+        self.commits += 1;
+        // A note that can't be made claims too little, not too much.
+        let _ = self.mark.note(self.commits);
         Ok(())
     }
 }
 
-/// Writes what must survive a crash of the host.
-fn synced(
+/// Writes all of it or nothing, as the commit of that number.
+fn transact(
     db: &mut Connection,
-    write: impl FnOnce(&mut Connection) -> rusqlite::Result<()>,
+    durability: Durability,
+    number: u64,
+    write: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<()>,
 ) -> rusqlite::Result<()> {
-    db.pragma_update(None, "synchronous", "FULL")?;
-    let written = write(db);
-    db.pragma_update(None, "synchronous", "NORMAL")?;
-    written
+    let transact = |db: &mut Connection| {
+        let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        write(&transaction)?;
+        write_meta(&transaction, COMMITS, number as i64)?;
+        transaction.commit()
+    };
+    match durability {
+        Durability::Process => transact(db),
+        Durability::Host => {
+            db.pragma_update(None, "synchronous", "FULL")?;
+            let written = transact(db);
+            db.pragma_update(None, "synchronous", "NORMAL")?;
+            written
+        }
+    }
 }
 
 fn lock_dir(dir: &Path) -> Result<File, StoreError> {
@@ -110,17 +161,12 @@ fn lock_dir(dir: &Path) -> Result<File, StoreError> {
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
-            let mut pid = String::new();
-            file.read_to_string(&mut pid).map_err(failed)?;
-            return Err(StoreError::InUse { path: dir.to_owned(), pid: pid.trim().to_owned() });
+            let mut text = String::new();
+            file.read_to_string(&mut text).map_err(failed)?;
+            let pid = text.lines().next().unwrap_or_default().trim().to_owned();
+            return Err(StoreError::InUse { path: dir.to_owned(), pid });
         }
         Err(TryLockError::Error(source)) => return Err(failed(source)),
     }
-    let mut note_pid = || {
-        file.set_len(0)?;
-        file.rewind()?;
-        writeln!(file, "{}", std::process::id())
-    };
-    note_pid().map_err(failed)?;
     Ok(file)
 }

@@ -5,6 +5,7 @@
 //! SQLite in WAL mode with synchronous=NORMAL: a commit survives our own crash without an fsync. The
 //! reservation of tokens and what operators take are the exceptions, they must survive a crash of the host.
 
+mod commit_mark;
 mod disk;
 mod pending;
 mod rows;

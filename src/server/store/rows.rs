@@ -69,15 +69,14 @@ fn read_claim(row: &rusqlite::Row<'_>) -> rusqlite::Result<SavedClaim> {
     Ok(SavedClaim { session: row.get(0)?, name: row.get(1)?, row: row_values, revoked: row.get(8)? })
 }
 
-pub(super) fn write_pending(db: &mut Connection, pending: &Pending) -> rusqlite::Result<()> {
-    let transaction = db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+pub(super) fn write_pending(transaction: &Transaction<'_>, pending: &Pending) -> rusqlite::Result<()> {
     for session in &pending.opened {
-        insert_session(&transaction, session)?;
+        insert_session(transaction, session)?;
     }
     for ((session, name), claim) in &pending.claims {
         match claim {
-            PendingClaim { row: Some(row), .. } => upsert_claim(&transaction, *session, name, row)?,
-            PendingClaim { stored: true, row: None } => delete_claim(&transaction, *session, name)?,
+            PendingClaim { row: Some(row), .. } => upsert_claim(transaction, *session, name, row)?,
+            PendingClaim { stored: true, row: None } => delete_claim(transaction, *session, name)?,
             // Taken and left between two commits: the store never heard of it.
             PendingClaim { stored: false, row: None } => {}
         }
@@ -91,9 +90,9 @@ pub(super) fn write_pending(db: &mut Connection, pending: &Pending) -> rusqlite:
         transaction.prepare_cached("DELETE FROM sessions WHERE number = ?")?.execute([number])?;
     }
     if let Some(boot_id) = &pending.boot_id {
-        write_meta(&transaction, "boot_id", boot_id)?;
+        write_meta(transaction, "boot_id", boot_id)?;
     }
-    transaction.commit()
+    Ok(())
 }
 
 fn insert_session(transaction: &Transaction<'_>, session: &SavedSession) -> rusqlite::Result<()> {
