@@ -15,8 +15,12 @@ use std::os::unix::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use async_trait::async_trait;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, socket, sockopt};
 use nix::unistd::{Pid, Uid, User, geteuid};
+use tokio::net::UnixStream;
+
+use crate::client::{Connect, Stream};
 
 /// Root's state folder.
 const ROOT_STATE: &str = "/var/lib/officer-exec/local";
@@ -26,6 +30,9 @@ const HOME_STATE: &str = ".local/state/officer-exec";
 
 /// For users without a home: no private /tmp hides it, and it lives as long as the locks can.
 const HOMELESS_STATE: &str = "/dev/shm";
+
+/// In the state folder while a server runs; one that ends in order takes it away (it is SQLite's).
+const STORE_IN_USE: &str = "officer.db-wal";
 
 /// The name of this user's abstract socket, without the leading NUL.
 pub fn socket_name() -> String {
@@ -39,6 +46,58 @@ fn name_of(uid: Uid) -> String {
 /// The address of this user's embedded server.
 pub fn socket_address() -> io::Result<SocketAddr> {
     SocketAddr::from_abstract_name(socket_name())
+}
+
+/// This user's embedded server where it runs already; none is started.
+#[derive(Clone, Copy, Debug)]
+pub struct Running;
+
+#[async_trait]
+impl Connect for Running {
+    /// `ConnectionRefused`: nobody listens. `PermissionDenied`: another user does.
+    async fn connect(&self) -> io::Result<Box<dyn Stream>> {
+        let stream = UnixStream::connect(format!("\0{}", socket_name())).await?;
+        let owner = stream.peer_cred()?.uid();
+        if owner != geteuid().as_raw() {
+            let text = format!(
+                "the socket of this user's lock server is held by uid {owner}; name a server with --server"
+            );
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
+        }
+        Ok(Box::new(stream))
+    }
+
+    fn server(&self) -> String {
+        "local".into()
+    }
+}
+
+/// Why nobody listens at this user's socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Absence {
+    /// There never was a server, or the last one ended because nobody needed it: nobody holds or waits.
+    AtRest,
+    /// The last one was killed, or is just ending: who held may hold still.
+    Broken,
+    /// Someone has the socket and doesn't listen yet.
+    Starting,
+}
+
+/// Why [`Running`] was refused a connection.
+pub fn absence() -> io::Result<Absence> {
+    let left_behind = state_path(geteuid()).join(STORE_IN_USE).try_exists()?;
+    Ok(match (is_bound(&socket_name())?, left_behind) {
+        (true, _) => Absence::Starting,
+        (false, true) => Absence::Broken,
+        (false, false) => Absence::AtRest,
+    })
+}
+
+/// Whether anyone has an abstract socket of this name, whether or not it listens.
+fn is_bound(name: &str) -> io::Result<bool> {
+    let address = format!(" @{name}");
+    let sockets = fs::read("/proc/net/unix")?;
+    Ok(sockets.split(|&byte| byte == b'\n').any(|line| line.ends_with(address.as_bytes())))
 }
 
 /// A state folder that can't be used.

@@ -9,11 +9,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use nix::sys::prctl;
-use nix::unistd::geteuid;
-use tokio::net::UnixStream;
 
 use crate::client::{Connect, Stream};
-use crate::local::{EMBEDDED_VERB, socket_name, this_program};
+use crate::local::{EMBEDDED_VERB, Running, this_program};
 
 /// Another wrapper's server may win the election and then be slow: so often is it tried again.
 const STARTS: u32 = 5;
@@ -29,12 +27,12 @@ pub(super) struct Local;
 impl Connect for Local {
     async fn connect(&self) -> io::Result<Box<dyn Stream>> {
         for _ in 0..STARTS {
-            match connect_once().await {
+            match Running.connect().await {
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
                 result => return result,
             }
             tokio::task::spawn_blocking(start).await.map_err(io::Error::other)??;
-            match connect_once().await {
+            match Running.connect().await {
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                     tokio::time::sleep(AFTER_LOST_ELECTION).await;
                 }
@@ -45,20 +43,8 @@ impl Connect for Local {
     }
 
     fn server(&self) -> String {
-        "local".into()
+        Running.server()
     }
-}
-
-async fn connect_once() -> io::Result<Box<dyn Stream>> {
-    let stream = UnixStream::connect(format!("\0{}", socket_name())).await?;
-    let owner = stream.peer_cred()?.uid();
-    if owner != geteuid().as_raw() {
-        let text = format!(
-            "the socket of this user's lock server is held by uid {owner}; name a server with --server"
-        );
-        return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
-    }
-    Ok(Box::new(stream))
 }
 
 /// The first process of the namespace that `--isolate` makes goes by this name.

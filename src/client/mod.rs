@@ -5,6 +5,7 @@
 
 mod connection;
 mod endpoint;
+mod question;
 mod session;
 mod wire;
 
@@ -20,6 +21,7 @@ use tokio::sync::mpsc;
 
 use connection::{Connection, Revoked};
 pub use endpoint::{Endpoint, EndpointError};
+pub use question::ask;
 pub(crate) use session::close_at_last;
 pub use session::{OpenError, Session, SessionEnd, SessionEvent, close_elsewhere};
 pub(crate) use wire::Wire;

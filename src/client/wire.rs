@@ -62,10 +62,16 @@ impl Wire {
 
     /// Sends what was queued, then the next reply. A closed connection is `UnexpectedEof`.
     pub(crate) async fn receive(&mut self) -> io::Result<Reply> {
+        let line = self.receive_line().await?;
+        Reply::parse(&line).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
+    }
+
+    /// The same, the reply as it came.
+    pub(crate) async fn receive_line(&mut self) -> io::Result<String> {
         self.flush().await?;
         loop {
             if let Some(line) = self.take_line()? {
-                return Reply::parse(&line).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e));
+                return Ok(line);
             }
             self.received.reserve(READ_BYTES);
             if self.stream.read_buf(&mut self.received).await? == 0 {

@@ -90,7 +90,7 @@ pub struct WaiterStatus {
     /// Its own description; empty for a plain connection.
     #[serde(flatten)]
     pub who: Who,
-    /// Its connection's address.
+    /// As others are told of who doesn't say its host: its connection's address.
     pub peer: Option<String>,
     /// For how many seconds it has waited.
     pub waited: f64,
@@ -131,7 +131,7 @@ pub struct Holder {
     /// Its own description; empty for a plain connection.
     #[serde(flatten)]
     pub who: Who,
-    /// A plain connection's address.
+    /// As others are told of who doesn't say its host: its connection's address.
     pub peer: Option<String>,
     /// The token of its grant.
     pub token: Token,

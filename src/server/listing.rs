@@ -119,15 +119,20 @@ fn push_holder(out: &mut Vec<u8>, service: &Service, claim: &ClaimView<'_>, now:
     out.push(b'}');
 }
 
-/// Who somebody is: what a session says of itself, or a connection's address.
+/// Who somebody is: what a session says of itself; the address of who doesn't say where it is.
 fn push_person(out: &mut Vec<u8>, service: &Service, party: Party) {
-    match party {
-        Party::Connection(_) => {
-            out.extend_from_slice(b"\"peer\":");
-            push_label(out, service, party);
-            out.push(b',');
+    let has_host = match party {
+        Party::Connection(_) => false,
+        Party::Session(key) => {
+            let who = &service.sessions.get(SessionKey(key)).who;
+            push_who(out, who);
+            who.host.is_some()
         }
-        Party::Session(key) => push_who(out, &service.sessions.get(SessionKey(key)).who),
+    };
+    if !has_host {
+        out.extend_from_slice(b"\"peer\":");
+        push_label(out, service, party);
+        out.push(b',');
     }
 }
 

@@ -4,6 +4,7 @@
 //! Each test is a user of its own (a uid that nobody has), so it needs root.
 
 use std::collections::BTreeSet;
+use std::io::Write;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{SocketAddr, UnixStream};
@@ -211,6 +212,64 @@ fn a_squatter_is_refused() {
     let finished = finish(&mut user.exec(&["-s", "local", "--", "echo", "never"]));
     assert_eq!((finished.code, finished.stdout.as_str()), (Some(77), ""));
     assert!(finished.stderr.contains("held by uid 0"), "{}", finished.stderr);
+}
+
+#[test]
+fn where_no_server_runs_operators_are_told_that_nobody_holds() {
+    let Some(user) = User::new() else { return };
+    let ask = |words: &[&str]| finish(&mut user.exec(words));
+    let release = ["release", "a", "--token", "1", "--reason", "test"];
+    let expected = [
+        (&["status"][..], 0, "nobody holds or waits (no embedded server runs)\n"),
+        (&["status", "a"], 0, "nobody holds or waits (no embedded server runs)\n"),
+        (&["verify", "a", "1"], 79, "not held\n"),
+        (&release, 79, "not held by this token\n"),
+        (&["ping"], 69, ""),
+    ];
+    for (words, code, stdout) in expected {
+        let finished = ask(words);
+        assert_eq!((finished.code, finished.stdout.as_str()), (Some(code), stdout), "{finished:?}");
+    }
+    let ping = ask(&["ping"]).stderr;
+    assert!(ping.contains("no embedded server runs; the first `officer-exec -s local` starts one"), "{ping}");
+    let json = |words: &[&str]| serde_json::from_str::<serde_json::Value>(&ask(words).stdout).unwrap();
+    let keys = |status: &serde_json::Value| {
+        let names =
+            |value: &serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+        (names(status), names(&status["server"]))
+    };
+    let at_rest = json(&["status", "--json"]);
+    assert_eq!(at_rest["value"], serde_json::json!([]));
+    assert_eq!(user.server(), None, "a question has started it");
+
+    // In the same form as a server's own; and one that was killed may be needed still.
+    let holder = user.hold(&["-s", "local", "-i", "a"]);
+    assert_eq!(keys(&at_rest), keys(&json(&["status", "--json"])));
+    holder.signal(Signal::SIGSTOP);
+    user.kill_server();
+    for words in [&["status"][..], &["verify", "a", "1"], &release] {
+        let finished = ask(words);
+        assert_eq!((finished.code, finished.stdout.as_str()), (Some(69), ""), "{finished:?}");
+        assert!(finished.stderr.contains("the embedded server was killed"), "{finished:?}");
+    }
+    holder.signal(Signal::SIGCONT);
+    assert_eq!(holder.finish().code, Some(3));
+}
+
+#[test]
+fn operators_do_not_believe_a_squatter() {
+    let Some(user) = User::new() else { return };
+    let address = SocketAddr::from_abstract_name(format!("officer-exec/{}", user.0)).unwrap();
+    let squatter = std::os::unix::net::UnixListener::bind_addr(&address).unwrap();
+    let release = ["release", "a", "--token", "1", "--reason", "test"];
+    for words in [&["verify", "a", "1"][..], &["status"], &["ping"], &release] {
+        let asked = Running::start(user.exec(words).args(["-s", "local"]));
+        let (mut stream, _) = squatter.accept().unwrap();
+        let _ = stream.write_all(b"{\"name\":\"a\",\"token\":1,\"held\":true,\"result\":\"verified\"}\n");
+        let finished = asked.finish();
+        assert_eq!((finished.code, finished.stdout.as_str()), (Some(77), ""), "{words:?}: {finished:?}");
+        assert!(finished.stderr.contains("held by uid 0"), "{words:?}: {finished:?}");
+    }
 }
 
 #[test]

@@ -2,9 +2,11 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
 use nix::sys::signal::Signal;
+use nix::sys::socket::{Backlog, listen};
 
 use crate::support::{DEADLINE, Finished, LONG_TTL, Running, Server, finish, officer_exec, sh, wait_until};
 
@@ -40,6 +42,16 @@ fn status_shows_who_holds_and_who_waits() {
     );
     holder.finish();
     assert_eq!(waiter.finish().stdout, "next\n");
+}
+
+#[test]
+fn status_of_one_lock_says_nothing_of_others() {
+    let server = Server::start();
+    let _holders = ["a", "b", "c"].map(|lock| server.hold(&["-i", lock]));
+    let one = ask(&server, &["status", "b"]).stdout;
+    let lines: Vec<_> = one.lines().collect();
+    assert!(lines.len() == 2 && lines[1].starts_with("b "), "{one}");
+    assert!(ask(&server, &["status", "d"]).stdout.starts_with("nobody holds or waits"));
 }
 
 #[test]
@@ -213,6 +225,79 @@ fn ping_says_whether_the_server_serves() {
     let silence = ask(&server, &["ping"]);
     assert_eq!(silence.code, Some(69));
     assert!(silence.stderr.starts_with("officer-exec: cannot reach unix:"), "{}", silence.stderr);
+}
+
+#[test]
+fn nobody_waits_for_ever_for_a_server_that_does_not_answer() {
+    let stopped = Server::start();
+    stopped.signal(Signal::SIGSTOP);
+    // And one that accepts nobody, its queue of new connections full.
+    let folder = tempfile::tempdir().unwrap();
+    let full = folder.path().join("socket");
+    let listener = UnixListener::bind(&full).unwrap();
+    listen(&listener, Backlog::new(0).unwrap()).unwrap();
+    let _queued = UnixStream::connect(&full).unwrap();
+    let asked = [stopped.url(), format!("unix:{}", full.display())]
+        .map(|url| (Running::start(officer_exec().args(["status", "-s", &url])), url));
+    for (running, url) in asked {
+        let finished = running.finish();
+        let expected = format!("officer-exec: cannot reach {url}: no answer in 10 s\n");
+        assert_eq!((finished.code, finished.stderr), (Some(69), expected));
+    }
+}
+
+#[test]
+fn operators_find_the_server_that_a_command_would_find() {
+    let server = Server::start();
+    let from = |hosts: &str, url: &str| {
+        let mut command = officer_exec();
+        finish(command.arg("ping").env("ZKHOSTS", hosts).env("OFFICER_SERVER", url))
+    };
+    assert_eq!(from("zk.invalid", &server.url()).code, Some(0));
+    for url in ["", "etcd://other.invalid"] {
+        let asked = if url.is_empty() { "zk://zk.invalid" } else { url };
+        let refused = from("zk.invalid", url);
+        let expected = format!("officer-exec: cannot ask {asked}: only an Officer server");
+        assert!(refused.code == Some(2) && refused.stderr.starts_with(&expected), "{refused:?}");
+    }
+    let wrong = from("", "gopher://x");
+    assert_eq!(wrong.code, Some(2));
+    assert!(wrong.stderr.contains("OFFICER_SERVER: \"gopher://x\" is no lock server"), "{wrong:?}");
+}
+
+#[test]
+fn who_watches_is_told_once_that_the_server_is_away_and_sees_it_come_back() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("officer://{}", listener.local_addr().unwrap());
+    let mut watcher = Running::start(officer_exec().args(["status", "--watch", "-s", &url]));
+    let answer = |sessions: u32| {
+        let mut look = Played::accept(&listener);
+        look.expect("status");
+        let server = format!(r#"{{"version":"1","up":1,"connections":1,"sessions":{sessions},"locks":0}}"#);
+        look.say(&[&format!(r#"{{"server":{server},"value":[],"result":"status"}}"#)]);
+    };
+    answer(1);
+    watcher.expect_line("nobody holds or waits (1 connections, 1 sessions)");
+    for _ in 0..2 {
+        drop(Played::accept(&listener));
+    }
+    answer(2);
+    watcher.expect_line("nobody holds or waits (1 connections, 2 sessions)");
+    watcher.signal(Signal::SIGTERM);
+    let stderr = watcher.finish().stderr;
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    assert!(stderr.starts_with(&format!("officer-exec: cannot reach {url}: ")), "{stderr}");
+}
+
+#[test]
+fn a_verbs_usage_line_can_be_typed() {
+    for verb in ["serve", "status", "release", "verify", "ping", "generate"] {
+        let usage = format!("Usage: officer-exec {verb} ");
+        let help = finish(officer_exec().args([verb, "--help"]));
+        assert!(help.code == Some(0) && help.stdout.contains(&usage), "{help:?}");
+        let wrong = finish(officer_exec().args([verb, "--no-such-option"]));
+        assert!(wrong.code == Some(2) && wrong.stderr.contains(&usage), "{wrong:?}");
+    }
 }
 
 #[test]

@@ -47,6 +47,21 @@ fn status_tells_of_holders_and_waiters() {
 }
 
 #[test]
+fn a_session_that_told_nothing_of_itself_can_be_found() {
+    let server = TestServer::start();
+    let (mut session, mut operator) = (server.client(), server.client());
+    session.ask(r#"{"command":"open","ttl":10}"#);
+    session.take("x", 1);
+    let status = r#"{"command":"status","name":"x"}"#;
+    assert_eq!(operator.ask_json(status)["value"][0]["holders"][0]["peer"], session.label.as_str());
+    drop(session);
+    wait_until(&mut operator, status, |status| {
+        let peer = &status["value"][0]["holders"][0]["peer"];
+        peer.as_str().is_some_and(|name| name.starts_with("session "))
+    });
+}
+
+#[test]
 fn verify_knows_the_token_that_holds() {
     let server = TestServer::start();
     let (mut a, mut operator) = (server.client(), server.client());

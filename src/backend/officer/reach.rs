@@ -54,14 +54,17 @@ pub(super) async fn keep_trying<T>(
 }
 
 pub(super) async fn dial(connector: &dyn Connect) -> Result<Box<dyn Stream>, ConnectError> {
-    connector.connect().await.map_err(|error| unreachable(connector.server(), &error))
+    connector.connect().await.map_err(|error| ConnectError::new(connector.server(), &error))
 }
 
-fn unreachable(server: String, error: &std::io::Error) -> ConnectError {
-    let cause = error.to_string();
-    match error.kind() {
-        std::io::ErrorKind::PermissionDenied => ConnectError::Refused { server, cause },
-        _ => ConnectError::Unreachable { server, cause },
+impl ConnectError {
+    /// Why a connection to a lock server can't be made, or broke.
+    pub fn new(server: String, error: &std::io::Error) -> Self {
+        let cause = error.to_string();
+        match error.kind() {
+            std::io::ErrorKind::PermissionDenied => Self::Refused { server, cause },
+            _ => Self::Unreachable { server, cause },
+        }
     }
 }
 
@@ -85,7 +88,7 @@ pub(super) async fn open(
     let server = connector.server();
     match Session::open_on(stream, connector, Some(id), options.ttl, options.who, Some(&first)).await {
         Ok(session) => Ok(Link::Leased(session)),
-        Err(OpenError::Unreachable { source, .. }) => Err(unreachable(server, &source)),
+        Err(OpenError::Unreachable { source, .. }) => Err(ConnectError::new(server, &source)),
         Err(OpenError::Refused { answer, .. }) => Err(ConnectError::Refused { server, cause: answer }),
     }
 }

@@ -1,6 +1,5 @@
 //! Flags -> a ready plan; nothing else sees flags.
 
-use std::env::VarError;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -19,6 +18,7 @@ use sha2::{Digest, Sha256};
 use crate::duration;
 use crate::hooks::HookLines;
 use crate::log::{LogFormat, LogLevel};
+use crate::server_args::ServerArgs;
 
 /// Words that mean a verb when they come first.
 pub const VERBS: [&str; 6] = ["serve", "status", "release", "verify", "ping", "generate"];
@@ -41,14 +41,8 @@ const SHOWN_COMMAND_BYTES: usize = 256;
     after_help = AFTER_HELP
 )]
 pub struct ExecArgs {
-    /// Lock server: `officer://HOST[:PORT]`, unix:/PATH, zk://HOSTS[/CHROOT], etcd://HOSTS,
-    /// `redis://HOST[:PORT][/DB]` or local [default: ZKHOSTS, then local] [env: OFFICER_SERVER]
-    #[arg(short, long, value_name = "URL")]
-    server: Option<String>,
-
-    /// The same as --server zk://HOSTS [env: ZKHOSTS]
-    #[arg(short, long, value_name = "HOSTS", conflicts_with = "server")]
-    zkhosts: Option<String>,
+    #[command(flatten)]
+    server: ServerArgs,
 
     /// Name of the lock [default: derived from the command, see --print-lock-id]
     #[arg(short = 'i', long, alias = "lockid", value_name = "ID", env = "OFFICER_LOCK_ID",
@@ -344,11 +338,11 @@ impl ExecArgs {
         }
         let terms =
             Terms::new(self.ttl, self.grace).map_err(|error| format!("--ttl and --grace: {error}"))?;
-        let (server, server_is_assumed) = self.server()?;
+        let named_server = self.server.named()?;
         let limit = Limit::new(self.concurrent).ok_or("--concurrent must be 1 or more")?;
         Ok(Task::Exec(Box::new(Plan {
-            server,
-            server_is_assumed,
+            server_is_assumed: named_server.is_none(),
+            server: named_server.unwrap_or(ServerUrl::Local),
             wanted: Wanted {
                 name,
                 path: self.lock_path.clone(),
@@ -391,32 +385,6 @@ impl ExecArgs {
             Some(limit) => Wait::AtMost(limit),
             None => Wait::Forever,
         }
-    }
-
-    /// The lock server, and whether nobody has named one. A flag wins over every variable.
-    fn server(&self) -> Result<(ServerUrl, bool), String> {
-        let from_hosts = |hosts: &String| format!("zk://{hosts}");
-        let flag = (self.server.clone().map(|url| (url, "--server")))
-            .or_else(|| self.zkhosts.as_ref().map(|hosts| (from_hosts(hosts), "--zkhosts")));
-        let named = match flag {
-            Some(named) => Some(named),
-            None => match variable("OFFICER_SERVER")? {
-                Some(url) => Some((url, "OFFICER_SERVER")),
-                None => variable("ZKHOSTS")?.map(|hosts| (from_hosts(&hosts), "ZKHOSTS")),
-            },
-        };
-        let Some((url, source)) = named else { return Ok((ServerUrl::Local, true)) };
-        let server = url.parse().map_err(|error| format!("{source}: {error}"))?;
-        Ok((server, false))
-    }
-}
-
-/// A variable that is set and not empty. One that can't be read is no reason to take another server.
-fn variable(name: &str) -> Result<Option<String>, String> {
-    match std::env::var(name) {
-        Ok(value) => Ok(Some(value).filter(|value| !value.is_empty())),
-        Err(VarError::NotPresent) => Ok(None),
-        Err(VarError::NotUnicode(value)) => Err(format!("{name}: {value:?} is no UTF-8")),
     }
 }
 

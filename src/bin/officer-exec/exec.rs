@@ -207,11 +207,7 @@ async fn ending_signal(signals: &mut Signals) -> i32 {
 
 fn not_connected(error: &ConnectError) -> ExitStatus {
     tracing::error!("{error}");
-    match error {
-        ConnectError::Unreachable { .. } => ExitStatus::Unreachable,
-        ConnectError::Refused { .. } => ExitStatus::Refused,
-        ConnectError::Unsupported(_) => ExitStatus::Usage,
-    }
+    error.into()
 }
 
 fn not_acquired(plan: &Plan, mut error: AcquireError) -> ExitStatus {

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use officer::backend::ConnectError;
 use officer::supervisor::Exit;
 
 /// How the program ends.
@@ -71,6 +72,16 @@ impl ExitStatus {
             Self::NotRunning => "not_running",
             Self::Usage => "usage",
             Self::Internal => "failed",
+        }
+    }
+}
+
+impl From<&ConnectError> for ExitStatus {
+    fn from(error: &ConnectError) -> Self {
+        match error {
+            ConnectError::Unreachable { .. } => Self::Unreachable,
+            ConnectError::Refused { .. } => Self::Refused,
+            ConnectError::Unsupported(_) => Self::Usage,
         }
     }
 }

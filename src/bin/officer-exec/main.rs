@@ -1,5 +1,6 @@
 //! The program: parse, call, print one error, exit.
 
+mod asking;
 mod cli;
 mod console;
 mod daemon;
@@ -16,6 +17,7 @@ mod pid_file;
 mod serve;
 mod serve_args;
 mod serve_signals;
+mod server_args;
 mod status;
 mod status_file;
 mod systemd;
@@ -101,7 +103,7 @@ fn serve(args: Vec<OsString>) -> ExitStatus {
 fn operator<A: Args + FromArgMatches>(
     name: &'static str,
     args: Vec<OsString>,
-    ask: fn(A) -> Result<ExitStatus, status::AskError>,
+    ask: fn(A) -> Result<ExitStatus, asking::AskError>,
 ) -> ExitStatus {
     match verb::<A>(name, args) {
         Ok(args) => ask(args).unwrap_or_else(|error| {
@@ -114,8 +116,9 @@ fn operator<A: Args + FromArgMatches>(
 
 /// Reads a verb's own flags, which follow it.
 fn verb<A: Args + FromArgMatches>(name: &'static str, args: Vec<OsString>) -> Result<A, clap::Error> {
-    let command = A::augment_args(Command::new(name).version(env!("CARGO_PKG_VERSION")));
-    let matches = command.try_get_matches_from(args.into_iter().skip(1))?;
+    let command = Command::new(name).bin_name(name).version(env!("CARGO_PKG_VERSION")).no_binary_name(true);
+    // Without the program and the verb, which are the name.
+    let matches = A::augment_args(command).try_get_matches_from(args.into_iter().skip(2))?;
     A::from_arg_matches(&matches)
 }
 

@@ -1,37 +1,31 @@
-//! The operators' verbs: `status`, `release`, `verify` and `ping`. One question to a lock server, one
-//! answer for people or, with `--json`, for programs.
+//! The operators' verbs: `status`, `release`, `verify` and `ping`. One question to a lock server each,
+//! one answer for people or, with `--json`, for programs.
 
 use std::fmt::Write as _;
-use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
-use std::os::unix::net::UnixStream;
+use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
 use clap::Args;
-use officer::backend::{ServerUrl, ServerUrlError};
-use officer::client::Endpoint;
 use officer::lock::Token;
-use officer::protocol::{HolderStatus, LockStatus, Reply, Request, ServerStatus, WaiterStatus, Who};
+use officer::protocol::{Answer, HolderStatus, LockStatus, Reply, Request, ServerStatus, WaiterStatus, Who};
 
+use crate::asking::{AskError, Asking};
 use crate::console;
 use crate::exit_status::ExitStatus;
 
-/// A server that says nothing for so long isn't there for an operator.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// How often `--watch` looks.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 
-#[derive(Args, Clone, Debug)]
-struct Asking {
-    /// The lock server: officer://HOST[:PORT], unix:/PATH or local
-    #[arg(short, long, value_name = "URL", default_value = "local", env = "OFFICER_SERVER",
-          value_parser = server_url)]
-    server: ServerUrl,
-
-    /// Print the server's answer as one JSON line
-    #[arg(long)]
-    json: bool,
-}
+/// What a server that nobody needs would say.
+const NOBODY: Answer<'_> = Answer::Status {
+    server: concat!(
+        r#"{"version":""#,
+        env!("CARGO_PKG_VERSION"),
+        r#"","up":0,"connections":0,"sessions":0,"locks":0}"#
+    )
+    .as_bytes(),
+    value: b"[]",
+};
 
 /// Who holds and waits.
 #[derive(Args, Clone, Debug)]
@@ -42,7 +36,7 @@ pub struct StatusArgs {
     #[command(flatten)]
     asking: Asking,
 
-    /// Look again every second, until interrupted
+    /// Look again every second, until interrupted; also while the server is away
     #[arg(long)]
     watch: bool,
 }
@@ -88,51 +82,41 @@ pub struct PingArgs {
     asking: Asking,
 }
 
-/// An empty OFFICER_SERVER is none, as for a command.
-fn server_url(text: &str) -> Result<ServerUrl, ServerUrlError> {
-    if text.is_empty() { Ok(ServerUrl::Local) } else { text.parse() }
-}
-
-/// Why there is no answer.
-#[derive(Debug, thiserror::Error)]
-pub enum AskError {
-    #[error("cannot ask {server}: it is no Officer server")]
-    NotOfficer { server: String },
-    #[error("cannot reach {server}: {source}")]
-    Unreachable { server: String, source: io::Error },
-    #[error("{server} refused: {message}")]
-    Refused { server: String, message: String },
-    #[error("cannot understand {server}: {cause}")]
-    Strange { server: String, cause: String },
-}
-
-impl AskError {
-    pub fn exit_status(&self) -> ExitStatus {
-        match self {
-            Self::NotOfficer { .. } => ExitStatus::Usage,
-            Self::Unreachable { .. } => ExitStatus::Unreachable,
-            Self::Refused { .. } => ExitStatus::Refused,
-            Self::Strange { .. } => ExitStatus::Internal,
-        }
-    }
-}
-
 pub fn status(args: StatusArgs) -> Result<ExitStatus, AskError> {
-    let clear = if args.watch && io::stdout().is_terminal() { "\x1b[H\x1b[2J" } else { "" };
-    loop {
-        let request = Request::Status { name: args.name.as_deref().map(Into::into) };
-        let text = match args.asking.ask(&request)? {
-            Answer::Json(line) => line,
-            Answer::Reply(Reply::Status { server, value }) => format!("{clear}{}", table(&server, &value)),
-            Answer::Reply(other) => return Err(args.asking.strange(&other)),
-        };
-        // Who watches ends when nobody reads any more.
-        let printed = console::print(format!("{}\n", text.trim_end()).as_bytes());
-        if !args.watch || printed != ExitStatus::Success {
-            return Ok(printed);
-        }
+    let clears = args.watch && !args.asking.json && io::stdout().is_terminal();
+    let clear = if clears { "\x1b[H\x1b[2J" } else { "" };
+    let print = |text: String| console::print(format!("{clear}{}\n", text.trim_end()).as_bytes());
+    let mut printed = print(look(&args)?);
+    let mut told_away = false;
+    // Who watches ends when nobody reads any more.
+    while args.watch && printed == ExitStatus::Success {
         std::thread::sleep(WATCH_EVERY);
+        match look(&args) {
+            Ok(text) => {
+                printed = print(text);
+                told_away = false;
+            }
+            Err(error) if error.is_away() => {
+                if !std::mem::replace(&mut told_away, true) {
+                    console::complain(&format_args!("{error}; still looking"));
+                }
+            }
+            Err(error) => return Err(error),
+        }
     }
+    Ok(printed)
+}
+
+fn look(args: &StatusArgs) -> Result<String, AskError> {
+    let request = Request::Status { name: args.name.as_deref().map(Into::into) };
+    let answered = args.asking.exchange(&request, Some(&NOBODY))?;
+    let Reply::Status { server, value } = &answered.reply else { return Err(answered.strange()) };
+    Ok(match &args.name {
+        _ if args.asking.json => answered.line,
+        _ if answered.at_rest => "nobody holds or waits (no embedded server runs)".to_owned(),
+        Some(_) => table(server, value),
+        None => table(server, value) + &unlisted(server, value),
+    })
 }
 
 pub fn release(args: ReleaseArgs) -> Result<ExitStatus, AskError> {
@@ -141,8 +125,9 @@ pub fn release(args: ReleaseArgs) -> Result<ExitStatus, AskError> {
         token: Token(args.token),
         reason: args.reason.as_str().into(),
     };
-    let (line, reply) = args.asking.exchange(&request)?;
-    let (text, status) = match reply {
+    let at_rest = Answer::NotHeld { name: &args.name, token: Token(args.token) };
+    let answered = args.asking.exchange(&request, Some(&at_rest))?;
+    let (text, status) = match &answered.reply {
         Reply::Taken { .. } => ("taken: the lock has passed on".to_owned(), ExitStatus::Success),
         Reply::Revoking { ends_in, .. } => (
             format!(
@@ -151,18 +136,19 @@ pub fn release(args: ReleaseArgs) -> Result<ExitStatus, AskError> {
             ExitStatus::Success,
         ),
         Reply::NotHeld { .. } => ("not held by this token".to_owned(), ExitStatus::Lost),
-        other => return Err(args.asking.strange(&other)),
+        _ => return Err(answered.strange()),
     };
-    say(if args.asking.json { &line } else { &text });
+    say(if args.asking.json { &answered.line } else { &text });
     Ok(status)
 }
 
 pub fn verify(args: VerifyArgs) -> Result<ExitStatus, AskError> {
     let request = Request::Verify { name: args.name.as_str().into(), token: Token(args.token) };
-    let (line, reply) = args.asking.exchange(&request)?;
-    let Reply::Verified { held, .. } = reply else { return Err(args.asking.strange(&reply)) };
+    let at_rest = Answer::Verified { name: &args.name, token: Token(args.token), held: false };
+    let answered = args.asking.exchange(&request, Some(&at_rest))?;
+    let Reply::Verified { held, .. } = answered.reply else { return Err(answered.strange()) };
     say(match (args.asking.json, held) {
-        (true, _) => &line,
+        (true, _) => &answered.line,
         (false, true) => "held",
         (false, false) => "not held",
     });
@@ -170,86 +156,10 @@ pub fn verify(args: VerifyArgs) -> Result<ExitStatus, AskError> {
 }
 
 pub fn ping(args: PingArgs) -> Result<ExitStatus, AskError> {
-    let (line, reply) = args.asking.exchange(&Request::Ping)?;
-    let Reply::Pong { version } = reply else { return Err(args.asking.strange(&reply)) };
-    say(if args.asking.json { &line } else { &version });
+    let answered = args.asking.exchange(&Request::Ping, None)?;
+    let Reply::Pong { version } = &answered.reply else { return Err(answered.strange()) };
+    say(if args.asking.json { &answered.line } else { version });
     Ok(ExitStatus::Success)
-}
-
-enum Answer {
-    Json(String),
-    Reply(Reply),
-}
-
-impl Asking {
-    fn ask(&self, request: &Request<'_>) -> Result<Answer, AskError> {
-        let (line, reply) = self.exchange(request)?;
-        Ok(if self.json { Answer::Json(line) } else { Answer::Reply(reply) })
-    }
-
-    /// The answer as it came, and understood.
-    fn exchange(&self, request: &Request<'_>) -> Result<(String, Reply), AskError> {
-        let server = || self.server.to_string();
-        let stream = self.connect()?;
-        let line = talk(stream, &request.to_line())
-            .map_err(|source| AskError::Unreachable { server: server(), source })?;
-        let reply = Reply::parse(&line)
-            .map_err(|error| AskError::Strange { server: server(), cause: error.to_string() })?;
-        match reply {
-            Reply::Error { message, .. } => Err(AskError::Refused { server: server(), message }),
-            reply => Ok((line, reply)),
-        }
-    }
-
-    fn connect(&self) -> Result<Box<dyn Stream>, AskError> {
-        let connected = match &self.server {
-            ServerUrl::Officer(Endpoint::Tcp(address)) => connect_tcp(address),
-            ServerUrl::Officer(Endpoint::Unix(path)) => UnixStream::connect(path).and_then(patient_unix),
-            ServerUrl::Local => officer::local::socket_address()
-                .and_then(|address| UnixStream::connect_addr(&address))
-                .and_then(patient_unix),
-            ServerUrl::ZooKeeper { .. } | ServerUrl::Etcd { .. } | ServerUrl::Redis { .. } => {
-                return Err(AskError::NotOfficer { server: self.server.to_string() });
-            }
-        };
-        connected.map_err(|source| AskError::Unreachable { server: self.server.to_string(), source })
-    }
-
-    fn strange(&self, reply: &Reply) -> AskError {
-        AskError::Strange { server: self.server.to_string(), cause: format!("{reply:?}") }
-    }
-}
-
-trait Stream: Read + Write {}
-impl Stream for TcpStream {}
-impl Stream for UnixStream {}
-
-fn connect_tcp(address: &str) -> io::Result<Box<dyn Stream>> {
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for candidate in address.to_socket_addrs()? {
-        match TcpStream::connect_timeout(&candidate, PATIENCE) {
-            Ok(stream) => {
-                stream.set_read_timeout(Some(PATIENCE))?;
-                return Ok(Box::new(stream));
-            }
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
-}
-
-fn patient_unix(stream: UnixStream) -> io::Result<Box<dyn Stream>> {
-    stream.set_read_timeout(Some(PATIENCE))?;
-    Ok(Box::new(stream))
-}
-
-fn talk(mut stream: Box<dyn Stream>, question: &str) -> io::Result<String> {
-    stream.write_all(question.as_bytes())?;
-    let mut line = String::new();
-    if BufReader::new(stream).read_line(&mut line)? == 0 {
-        return Err(io::ErrorKind::UnexpectedEof.into());
-    }
-    Ok(line.trim_end().to_owned())
 }
 
 fn say(text: &str) {
@@ -283,11 +193,16 @@ fn table(server: &ServerStatus, locks: &[LockStatus]) -> String {
         text.push_str(line.trim_end());
         text.push('\n');
     }
-    let listed = locks.len() as u64;
-    if server.locks > listed {
-        let _ = writeln!(text, "and {} more locks", server.locks - listed);
-    }
     text
+}
+
+/// How many locks a list of all of them has left out.
+fn unlisted(server: &ServerStatus, locks: &[LockStatus]) -> String {
+    match server.locks.saturating_sub(locks.len() as u64) {
+        0 => String::new(),
+        1 => "and 1 more lock\n".to_owned(),
+        more => format!("and {more} more locks\n"),
+    }
 }
 
 fn holder_row(lock: &LockStatus, status: &HolderStatus) -> [String; 7] {
@@ -356,8 +271,10 @@ mod tests {
 LOCK  PLACE  TOKEN  FOR     SEEN    STATE  WHO
 a     1/2    12     3.2s    0.5s    holds  u@h[7]: job x
 a     +1     -      1m 15s  1m 15s  waits  1.2.3.4:5
-and 2 more locks
 ";
         assert_eq!(table(&server, &value), expected);
+        for (locks, more) in [(1, ""), (2, "and 1 more lock\n"), (3, "and 2 more locks\n")] {
+            assert_eq!(unlisted(&ServerStatus { locks, ..server.clone() }, &value), more);
+        }
     }
 }
