@@ -90,7 +90,7 @@ fn exec(args: Vec<OsString>) -> ExitStatus {
 }
 
 fn serve(args: Vec<OsString>) -> ExitStatus {
-    match serve_args::ServeArgs::parse("officer-exec serve", args.into_iter().skip(1).collect()) {
+    match serve_args::ServeArgs::parse(verb_command("officer-exec serve"), after_the_verb(args)) {
         Ok(args) => serve::serve(args).unwrap_or_else(|error| {
             console::complain(&error);
             ExitStatus::Internal
@@ -116,10 +116,17 @@ fn operator<A: Args + FromArgMatches>(
 
 /// Reads a verb's own flags, which follow it.
 fn verb<A: Args + FromArgMatches>(name: &'static str, args: Vec<OsString>) -> Result<A, clap::Error> {
-    let command = Command::new(name).bin_name(name).version(env!("CARGO_PKG_VERSION")).no_binary_name(true);
-    // Without the program and the verb, which are the name.
-    let matches = A::augment_args(command).try_get_matches_from(args.into_iter().skip(2))?;
+    let matches = A::augment_args(verb_command(name)).try_get_matches_from(after_the_verb(args))?;
     A::from_arg_matches(&matches)
+}
+
+/// A verb as it is typed, without its flags.
+fn verb_command(name: &'static str) -> Command {
+    Command::new(name).bin_name(name).version(env!("CARGO_PKG_VERSION")).no_binary_name(true)
+}
+
+fn after_the_verb(args: Vec<OsString>) -> Vec<OsString> {
+    args.into_iter().skip(2).collect()
 }
 
 /// Prints clap's text: help on stdout, an error on stderr.

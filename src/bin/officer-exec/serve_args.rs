@@ -143,8 +143,8 @@ enum SocketType {
 
 impl ServeArgs {
     /// Reads what follows the verb.
-    pub fn parse(name: &'static str, words: Vec<OsString>) -> Result<Self, clap::Error> {
-        let mut command = Self::augment_args(Command::new(name).version(env!("CARGO_PKG_VERSION")));
+    pub fn parse(verb: Command, words: Vec<OsString>) -> Result<Self, clap::Error> {
+        let mut command = Self::augment_args(verb);
         if std::env::var_os(PORT_VARIABLE).is_some_and(|value| is_of_kubernetes(&value)) {
             command = command.mut_arg("port", |port| port.env(Resettable::Reset));
         }
@@ -281,8 +281,8 @@ mod tests {
     use super::*;
 
     fn parse(words: &[&str]) -> Result<ServeArgs, clap::Error> {
-        let words = ["serve"].iter().chain(words).map(OsString::from).collect();
-        ServeArgs::parse("officer-exec serve", words)
+        let verb = Command::new("officer-exec serve").no_binary_name(true);
+        ServeArgs::parse(verb, words.iter().map(OsString::from).collect())
     }
 
     #[test]
