@@ -130,6 +130,7 @@ impl Guard {
             // Time first: whatever else has come, a tree past its deadline dies now.
             self.take(Input::Woken)?;
             self.sweep_if_due()?;
+            self.ask_again_if_due()?;
             if ready.starting {
                 self.take_exec_result()?;
             }
@@ -139,6 +140,7 @@ impl Guard {
             if ready.channel {
                 self.take_orders()?;
             }
+            self.tell_blindness()?;
             self.send_unsent()?;
         }
     }
@@ -183,7 +185,8 @@ impl Guard {
 
     fn set_timer(&mut self) -> io::Result<()> {
         let retry_at = if self.supervision.is_killing() { self.tree.retry_at() } else { None };
-        let wake_at = [self.supervision.wake_at(), retry_at].into_iter().flatten().min();
+        let ask_at = if self.supervision.is_tree_alive() { self.tree.ask_again_at() } else { None };
+        let wake_at = [self.supervision.wake_at(), retry_at, ask_at].into_iter().flatten().min();
         if wake_at == self.timer_set_to {
             return Ok(());
         }
@@ -253,6 +256,25 @@ impl Guard {
         Ok(())
     }
 
+    /// What is left could not be found out, and maybe no child's end will make us ask.
+    fn ask_again_if_due(&mut self) -> io::Result<()> {
+        match self.tree.ask_again_at() {
+            Some(at) if at <= BootTime::now() => self.take_children(false),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Once, and after the word that the command runs.
+    fn tell_blindness(&mut self) -> io::Result<()> {
+        match self.starting {
+            Some(_) => Ok(()),
+            None => match self.tree.take_blindness() {
+                Some(error) => self.tell(Report::CannotLook(error.to_string())),
+                None => Ok(()),
+            },
+        }
+    }
+
     fn sweep(&mut self) -> io::Result<()> {
         let refused = self.tree.kill(BootTime::now());
         if refused != self.unkillable && !refused.is_empty() {
@@ -288,7 +310,7 @@ impl Guard {
     /// Our child itself, or the only child of the first process of its namespace.
     fn find_command(&self, child: Pid) -> Process {
         let inner = match self.end {
-            EndOfCommand::Told(_) => children(child).first().copied(),
+            EndOfCommand::Told(_) => children(child).ok().and_then(|inside| inside.first().copied()),
             EndOfCommand::OfChild | EndOfCommand::Known => None,
         };
         match inner {
@@ -346,7 +368,7 @@ impl Guard {
             // With the command itself there is no need to look.
             let remains = match self.command {
                 Some(_) => remains,
-                None => self.tree.remains_to_end(remains),
+                None => self.tree.remains_to_end(BootTime::now(), remains),
             };
             self.take(Input::Reaped(remains))?;
         }
@@ -431,6 +453,7 @@ impl Guard {
         match started {
             Ok(starting) => {
                 self.command = Some(starting.pid);
+                self.tree.set_command(starting.pid);
                 self.starting = Some(starting);
                 self.take(Input::Launched(policy, kill_deadline))
             }

@@ -201,6 +201,7 @@ impl Guardian {
                 Stage::Orphaned(orphans) => match orphans.progress().await {
                     Progress::Ended(exit) => return Event::Ended(exit),
                     Progress::Unkillable(list) => return Event::Unkillable(list),
+                    Progress::CannotLook(error) => tell_blindness(&error),
                     Progress::Dead { exit } => {
                         self.stage = Stage::Gone;
                         return Event::TreeDead { exit, killed_by: Some(KilledBy::GuardianGone) };
@@ -271,6 +272,10 @@ impl Guardian {
             }
             Report::Leftovers(list) => Some(Event::Leftovers(list)),
             Report::Unkillable(list) => Some(Event::Unkillable(list)),
+            Report::CannotLook(cause) => {
+                tell_blindness(&cause);
+                None
+            }
             Report::TreeDead { exit, killed_by } => {
                 self.over();
                 Some(Event::TreeDead { exit, killed_by })
@@ -305,6 +310,13 @@ impl Guardian {
             self.event().await;
         }
     }
+}
+
+/// There is nothing that the caller could do about it.
+fn tell_blindness(cause: &dyn std::fmt::Display) {
+    tracing::error!(
+        "cannot look for the processes of the command: {cause}; taking them for alive, trying again"
+    );
 }
 
 /// How many threads this process has: each is a folder.

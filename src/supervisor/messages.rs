@@ -58,6 +58,8 @@ pub(super) enum Report {
     /// The first SIGKILL is on its way.
     Killing,
     Unkillable(Vec<Leftover>),
+    /// The tree can't be looked at, and counts as alive meanwhile.
+    CannotLook(String),
     TreeDead {
         exit: Exit,
         killed_by: Option<KilledBy>,

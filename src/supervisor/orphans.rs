@@ -1,6 +1,7 @@
 //! Ends a tree whose guardian is gone: the wrapper is a subreaper too, so what is left of the tree
 //! is now among its own descendants.
 
+use std::io;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -18,12 +19,14 @@ const FIRST_LOOK_AFTER: Duration = Duration::from_millis(1);
 const LAST_LOOK_AFTER: Duration = Duration::from_millis(200);
 
 /// What came of it so far.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Progress {
     /// The command itself has ended.
     Ended(Exit),
     /// These can't be killed; the list has changed.
     Unkillable(Vec<Leftover>),
+    /// They can't be looked for, and count as alive meanwhile; said once.
+    CannotLook(io::Error),
     /// Nothing is left.
     Dead {
         /// How the command itself ended.
@@ -82,9 +85,10 @@ impl Orphans {
     }
 
     fn look(&mut self) -> Option<Progress> {
-        let unkillable = self.tree.kill(BootTime::now());
+        let now = BootTime::now();
+        let unkillable = self.tree.kill(now);
         let (reaped, remains) = self.tree.reap();
-        let remains = self.tree.remains_to_end(remains);
+        let remains = self.tree.remains_to_end(now, remains);
         let ended = reaped.iter().find(|one| Some(one.pid) == self.command);
         if let (Some(ended), None) = (ended, self.exit) {
             self.exit = Some(ended.exit);
@@ -98,6 +102,9 @@ impl Orphans {
         }
         self.look_at = BootTime::now() + self.look_after;
         self.look_after = (self.look_after * 2).min(LAST_LOOK_AFTER);
+        if let Some(error) = self.tree.take_blindness() {
+            return Some(Progress::CannotLook(error));
+        }
         if unkillable == self.unkillable || unkillable.is_empty() {
             return None;
         }

@@ -1,8 +1,9 @@
 //! All descendants of this process, as one thing that can be signalled, frozen, killed and reaped.
 //! It acts on what it finds and promises nothing about what it doesn't: the caller repeats until
-//! [`Tree::reap`] says that nothing is left.
+//! [`Tree::reap`] says that nothing is left. When it can't look, it says that something is.
 
 use std::collections::HashSet;
+use std::io;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -37,6 +38,8 @@ pub(super) struct Tree {
     spared: HashSet<Pid>,
     /// Which processes of the tree aren't ours to end either, wherever they are in it.
     outlives: Outlives,
+    /// Our child that is or leads to the command, until it is reaped: to be killed without a look.
+    command: Option<Pid>,
     /// A child that is no part of the command, though it is of the tree.
     our_own: Option<Pid>,
     /// What was sent SIGKILL: when it turns up as our child, orphaned by a parent that was quicker to
@@ -46,6 +49,19 @@ pub(super) struct Tree {
     stood_still: HashSet<Pid>,
     retry_after: Duration,
     retry_at: Option<BootTime>,
+    /// When a question that a look couldn't answer is to be asked again.
+    ask_again_at: Option<BootTime>,
+    sight: Sight,
+}
+
+/// Whether we have always been able to look.
+#[derive(Debug)]
+enum Sight {
+    Clear,
+    /// We haven't, for this reason, and nobody was told yet.
+    Lost(io::Error),
+    /// Nobody needs to be told again.
+    Told,
 }
 
 /// A child that was reaped.
@@ -62,12 +78,20 @@ impl Tree {
             root: Pid::this(),
             spared: spared.into_iter().collect(),
             outlives,
+            command: None,
             our_own: None,
             killed: HashSet::new(),
             stood_still: HashSet::new(),
             retry_after: FIRST_RETRY,
             retry_at: None,
+            ask_again_at: None,
+            sight: Sight::Clear,
         }
+    }
+
+    /// This child is the command, or the first process of its namespace.
+    pub(super) fn set_command(&mut self, child: Pid) {
+        self.command = Some(child);
     }
 
     /// This child is ours, not the command's: it isn't named among what the command left. It is the
@@ -78,14 +102,60 @@ impl Tree {
     }
 
     /// Whether anything is left that must end, given what [`Tree::reap`] has said. As with those that
-    /// are spared, the list of our children can be trusted.
-    pub(super) fn remains_to_end(&self, remains: Remains) -> Remains {
+    /// are spared, the list of our children can be trusted. Without one there is something, and the
+    /// question is to be asked again by [`Tree::ask_again_at`].
+    pub(super) fn remains_to_end(&mut self, now: BootTime, remains: Remains) -> Remains {
+        self.ask_again_at = None;
         match remains {
             Remains::None => Remains::None,
-            Remains::Some => {
-                let must_end = |child: &Pid| !self.spared.contains(child) && !(self.outlives)(*child);
-                if children(self.root).iter().any(must_end) { Remains::Some } else { Remains::None }
+            Remains::Some => match self.look() {
+                Some(children) if !children.iter().any(|child| self.must_end(*child)) => Remains::None,
+                Some(_) => Remains::Some,
+                None => {
+                    self.ask_again_at = Some(now + LAST_RETRY);
+                    Remains::Some
+                }
+            },
+        }
+    }
+
+    /// When to ask again what is left; nothing else may bring it up.
+    pub(super) fn ask_again_at(&self) -> Option<BootTime> {
+        self.ask_again_at
+    }
+
+    /// Why processes could not be looked for; said once.
+    pub(super) fn take_blindness(&mut self) -> Option<io::Error> {
+        match std::mem::replace(&mut self.sight, Sight::Told) {
+            Sight::Clear => {
+                self.sight = Sight::Clear;
+                None
             }
+            Sight::Lost(error) => Some(error),
+            Sight::Told => None,
+        }
+    }
+
+    fn must_end(&self, child: Pid) -> bool {
+        !self.spared.contains(&child) && !(self.outlives)(child)
+    }
+
+    /// Our children; `None` if they can't be listed. A list that is empty although `wait` knows of
+    /// children isn't ours.
+    fn look(&mut self) -> Option<Vec<Pid>> {
+        let listed = match children(self.root) {
+            Ok(none) if none.is_empty() && peek() != Err(Errno::ECHILD) => {
+                Err(io::Error::other("/proc doesn't list our children"))
+            }
+            listed => listed,
+        };
+        listed.map_err(|error| self.lose_sight(error)).ok()
+    }
+
+    fn lose_sight(&mut self, error: io::Error) {
+        match self.sight {
+            Sight::Clear => self.sight = Sight::Lost(error),
+            Sight::Lost(_) | Sight::Told => {}
         }
     }
 
@@ -94,21 +164,42 @@ impl Tree {
         let (reaped, remains) = if self.spared.is_empty() { reap_all() } else { self.reap_all_but_spared() };
         for one in &reaped {
             self.killed.remove(&one.pid);
+            self.command = self.command.filter(|command| *command != one.pid);
         }
         (reaped, remains)
     }
 
     /// With children that are spared, whose end is their owner's to take in, `wait` never says that
     /// none is left. But nobody but us takes a child off our list, so the list can be trusted.
-    fn reap_all_but_spared(&self) -> (Vec<Reaped>, Remains) {
-        let ours = || children(self.root).into_iter().filter(|child| !self.spared.contains(child));
-        let reaped = ours().filter_map(|child| wait_for(child.as_raw()).ok().flatten()).collect();
-        (reaped, if ours().next().is_some() { Remains::Some } else { Remains::None })
+    fn reap_all_but_spared(&mut self) -> (Vec<Reaped>, Remains) {
+        let Some(children) = self.look() else { return self.reap_unseen() };
+        let ours = children.into_iter().filter(|child| !self.spared.contains(child));
+        let reaped = ours.filter_map(|child| wait_for(child.as_raw()).ok().flatten()).collect();
+        match self.look() {
+            Some(children) if children.iter().all(|child| self.spared.contains(child)) => {
+                (reaped, Remains::None)
+            }
+            Some(_) | None => (reaped, Remains::Some),
+        }
+    }
+
+    /// Without a list, up to the first spared child that has ended and that its owner hasn't taken in.
+    fn reap_unseen(&self) -> (Vec<Reaped>, Remains) {
+        let mut reaped = Vec::new();
+        loop {
+            match peek() {
+                Err(_) => return (reaped, Remains::None),
+                Ok(Some(child)) if !self.spared.contains(&child) => {
+                    reaped.extend(wait_for(child.as_raw()).ok().flatten());
+                }
+                Ok(Some(_) | None) => return (reaped, Remains::Some),
+            }
+        }
     }
 
     /// The living, by name; at most as many as anybody wants to read. Our own first process of a
     /// namespace is not among them.
-    pub(super) fn named(&self) -> Vec<Leftover> {
+    pub(super) fn named(&mut self) -> Vec<Leftover> {
         let mut names = Vec::new();
         for process in self.processes().into_iter().filter(|it| Some(it.pid) != self.our_own) {
             match Stat::of(process.pid) {
@@ -155,7 +246,7 @@ impl Tree {
         }
     }
 
-    /// Kills what can be found. Returns what we may not kill, and after some seconds whatever still
+    /// Kills what can be found, and the command itself even if nothing can be. Returns what we may not kill, and after some seconds whatever still
     /// lives (in the middle of a call to a dead file server, or frozen from outside). A next sweep is
     /// due by [`Tree::retry_at`] if the tree isn't dead by then.
     pub(super) fn kill(&mut self, now: BootTime) -> Vec<Leftover> {
@@ -193,15 +284,14 @@ impl Tree {
     }
 
     /// Whether we have got a child that no sweep has met: one that was forked or orphaned since.
-    pub(super) fn has_new_child(&self) -> bool {
-        let is_new = |child: &Pid| {
-            !self.killed.contains(child) && !self.spared.contains(child) && !(self.outlives)(*child)
-        };
-        children(self.root).iter().any(is_new)
+    pub(super) fn has_new_child(&mut self) -> bool {
+        let is_new = |child: &Pid| !self.killed.contains(child) && self.must_end(*child);
+        // Without a look: the sweep that is due anyhow meets it.
+        children(self.root).is_ok_and(|children| children.iter().any(is_new))
     }
 
     /// Stops all it finds, until a look finds nothing new, and returns them.
-    fn stop_all(&self) -> Vec<Process> {
+    fn stop_all(&mut self) -> Vec<Process> {
         let mut seen = HashSet::new();
         let mut stopped = Vec::new();
         for _ in 0..STOP_ROUNDS {
@@ -219,10 +309,10 @@ impl Tree {
         stopped
     }
 
-    fn processes(&self) -> Vec<Process> {
+    fn processes(&mut self) -> Vec<Process> {
         let mut skipped = self.spared.clone();
         // Parents come first, so one pass skips everything below a spared child.
-        descendants(self.root)
+        self.look_at_all()
             .into_iter()
             .filter(|process| !(self.outlives)(process.pid))
             .filter(|process| {
@@ -233,6 +323,18 @@ impl Tree {
                 !skip
             })
             .collect()
+    }
+
+    /// All descendants that can be found; the command is known without a look.
+    fn look_at_all(&mut self) -> Vec<Process> {
+        let found = descendants(self.root);
+        let mut processes = found.processes;
+        if let Some(error) = found.error {
+            self.lose_sight(error);
+            let unseen = self.command.filter(|command| processes.iter().all(|it| it.pid != *command));
+            processes.extend(unseen.map(|pid| Process { pid, parent: self.root }));
+        }
+        processes
     }
 
     /// Sends a signal to one process of the tree.
@@ -251,6 +353,18 @@ impl Tree {
             Some(_) | None => Err(Errno::ESRCH),
         }
     }
+}
+
+/// A child that has ended, if there is one, left where it is. ECHILD: there is no child at all.
+fn peek() -> nix::Result<Option<Pid>> {
+    // SAFETY: all zeros are such a value.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
+    // SAFETY: writes one such value to where we say.
+    Errno::result(unsafe { libc::waitid(libc::P_ALL, 0, &mut info, flags) })?;
+    // SAFETY: what `waitid` leaves there has the field; it is zero if no child has ended.
+    let pid = unsafe { info.si_pid() };
+    Ok((pid != 0).then(|| Pid::from_raw(pid)))
 }
 
 fn reap_all() -> (Vec<Reaped>, Remains) {
