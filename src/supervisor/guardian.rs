@@ -5,7 +5,6 @@
 //! Ctrl-Z, a hang-up, or a signal to the whole process group (SIGKILL and SIGSTOP too) don't reach
 //! it. If it fails or panics it exits: the command dies with it, and the wrapper ends the rest.
 
-use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
@@ -16,7 +15,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
-use nix::unistd::{Pid, dup2_stdin, dup2_stdout, setsid};
+use nix::unistd::{Pid, setsid};
 
 use crate::boot_time::BootTime;
 
@@ -28,6 +27,7 @@ use super::isolate::{self, Status};
 use super::launch::{LastWill, Letter};
 use super::messages::{Channel, Order, Received, Report, Sent};
 use super::policy::{Action, Input, Remains, Supervision};
+use super::stdio::let_go_of_stdio;
 use super::tree::{Outlives, Tree};
 use super::will;
 
@@ -237,7 +237,8 @@ impl Guard {
         match self.will.take() {
             Some(will) => {
                 // Before a command neither is done yet. If it was, it fails, which is as good.
-                let _ = (setsid(), self.let_go());
+                let _ = setsid();
+                self.let_go();
                 let _errno = will::execute(&will, &self.inherited);
                 exit_at_once(FAILED)
             }
@@ -291,7 +292,8 @@ impl Guard {
                 let command = self.find_command(pid);
                 self.addressee = Some(command);
                 self.tell(Report::Started { pid: command.pid.as_raw() })?;
-                self.let_go()
+                self.let_go();
+                Ok(())
             }
             Err(failure) => {
                 self.command = None;
@@ -327,12 +329,10 @@ impl Guard {
     }
 
     /// Readers and writers at the other ends of the command's streams must see what it does with
-    /// them, so nobody else may hold on to them. Stderr stays, for the last will.
-    fn let_go(&mut self) -> io::Result<()> {
-        let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
-        dup2_stdin(&null)?;
-        dup2_stdout(&null)?;
-        drop(null);
+    /// them, so nobody else may hold on to them. Stderr stays, for the last will. Without a null
+    /// device stdin and stdout stay too: their ends are seen late then, when the tree is dead.
+    fn let_go(&mut self) {
+        let _ = let_go_of_stdio();
         let ours = [
             self.channel.as_ref().map(AsRawFd::as_raw_fd),
             Some(self.children.as_fd().as_raw_fd()),
@@ -344,7 +344,6 @@ impl Guard {
             },
         ];
         close_all_but(ours.into_iter().flatten());
-        Ok(())
     }
 
     fn take_children(&mut self, status_is_ready: bool) -> io::Result<()> {

@@ -192,16 +192,33 @@ fn an_isolated_tree_dies_even_if_wrapper_and_guardian_are_killed() {
     wait_until("nothing is left", || tree.survivors().is_empty());
 }
 
-/// A wrapper in a mount namespace of its own, where `script` may hide what it likes; `None` where the
-/// kernel doesn't allow one.
-fn in_own_mounts(server: &Server, options: &[&str], script: &str) -> Option<Command> {
+/// A wrapper in a mount namespace of its own after `before`, where `script` may hide what it likes;
+/// `None` where the kernel doesn't allow one.
+fn in_own_mounts(server: &Server, options: &[&str], before: &str, script: &str) -> Option<Command> {
     if finish(Command::new("unshare").args(["-m", "true"])).code != Some(0) {
         println!("skipped: mount namespaces aren't allowed here");
         return None;
     }
     let mut command = clean(Command::new("unshare"));
-    command.args(["-m", PROGRAM, "--server", &server.url()]).args(options).arg("--").args(sh(script));
+    command.arg("-m").args(sh(before)).args(["sh", PROGRAM, "--server", &server.url()]);
+    command.args(options).arg("--").args(sh(script));
     Some(command)
+}
+
+/// What goes before a wrapper that finds everything as it is.
+const AS_IT_IS: &str = "exec \"$@\"";
+
+#[test]
+fn a_command_runs_without_a_null_device() {
+    let server = Server::start();
+    let before = format!("mount -t tmpfs none /dev && {AS_IT_IS}");
+    let script = "echo started; read line; echo $line; exit 3";
+    let Some(mut command) = in_own_mounts(&server, &["-i", "a"], &before, script) else { return };
+    let mut running = Running::start(&mut command);
+    running.expect_line("started");
+    running.write_line("and alive");
+    running.expect_line("and alive");
+    assert_eq!(running.finish().code, Some(3));
 }
 
 /// Leaves a daemon, prints its process id, and hides /proc.
@@ -220,7 +237,7 @@ fn wait_for_blindness(running: &mut Running) {
 fn a_guardian_that_cannot_look_keeps_the_lock_until_the_tree_is_dead() {
     let server = Server::start();
     let options = ["-i", "a", "--grace", "100ms"];
-    let Some(mut command) = in_own_mounts(&server, &options, HIDDEN_DAEMON) else { return };
+    let Some(mut command) = in_own_mounts(&server, &options, AS_IT_IS, HIDDEN_DAEMON) else { return };
     let mut running = Running::start(&mut command);
     let daemon = daemon_of(&mut running);
     wait_for_blindness(&mut running);
@@ -236,7 +253,7 @@ fn a_guardian_that_cannot_look_keeps_the_lock_until_the_tree_is_dead() {
 fn a_wrapper_that_cannot_look_keeps_the_lock_until_the_orphans_are_dead() {
     let server = Server::start();
     let script = format!("{HIDDEN_DAEMON} echo hidden; read line");
-    let Some(mut command) = in_own_mounts(&server, &["-i", "a"], &script) else { return };
+    let Some(mut command) = in_own_mounts(&server, &["-i", "a"], AS_IT_IS, &script) else { return };
     let mut running = Running::start(&mut command);
     let daemon = daemon_of(&mut running);
     running.expect_line("hidden");
