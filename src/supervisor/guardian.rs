@@ -34,6 +34,9 @@ use super::will;
 /// As `ps` and `pkill` know it; the wrapper's name doesn't match it.
 const NAME: &std::ffi::CStr = c"officer-guard";
 
+/// That the other end will send no more; nix doesn't know it. Failures and full ends come unasked.
+const HANG_UP: PollFlags = PollFlags::from_bits_retain(libc::POLLRDHUP);
+
 /// The exit code of a guardian that failed; only its parent sees it.
 const FAILED: i32 = 70;
 
@@ -65,7 +68,7 @@ struct Guard {
     /// The command's process until exec has succeeded or failed.
     starting: Option<Starting>,
     will: Option<LastWill>,
-    kept: Option<OwnedFd>,
+    kept: Kept,
     children: SignalFd,
     timer: TimerFd,
     timer_set_to: Option<BootTime>,
@@ -73,6 +76,16 @@ struct Guard {
     unsent: Vec<Report>,
     /// The list that was told last, so that it isn't told again with every sweep.
     unkillable: Vec<super::Leftover>,
+}
+
+/// A connection that is kept open for as long as the tree lives.
+#[derive(Debug)]
+enum Kept {
+    /// None, or no longer.
+    Nothing,
+    Open(OwnedFd),
+    /// The other end is gone; that was taken in.
+    HungUp,
 }
 
 /// Where the command's end is learned from.
@@ -93,6 +106,7 @@ struct Ready {
     children: bool,
     starting: bool,
     status: bool,
+    hang_up: bool,
 }
 
 impl Guard {
@@ -114,7 +128,7 @@ impl Guard {
             end: EndOfCommand::OfChild,
             starting: None,
             will: None,
-            kept: None,
+            kept: Kept::Nothing,
             children: SignalFd::with_flags(&child, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?,
             timer: TimerFd::new(ClockId::CLOCK_BOOTTIME, flags)?,
             timer_set_to: None,
@@ -131,6 +145,10 @@ impl Guard {
             self.take(Input::Woken)?;
             self.sweep_if_due()?;
             self.ask_again_if_due()?;
+            if ready.hang_up {
+                self.kept = Kept::HungUp;
+                self.take(Input::ConnectionGone)?;
+            }
             if ready.starting {
                 self.take_exec_result()?;
             }
@@ -170,6 +188,14 @@ impl Guard {
             }
             EndOfCommand::OfChild | EndOfCommand::Known => None,
         };
+        let kept = match &self.kept {
+            // Its end alone: what is to be read there is the wrapper's.
+            Kept::Open(connection) => {
+                polled.push(PollFd::new(connection.as_fd(), HANG_UP));
+                Some(polled.len() - 1)
+            }
+            Kept::Nothing | Kept::HungUp => None,
+        };
         match poll(&mut polled, PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),
@@ -180,6 +206,7 @@ impl Guard {
             children: is_ready(0),
             starting: starting.is_some_and(is_ready),
             status: status.is_some_and(is_ready),
+            hang_up: kept.is_some_and(is_ready),
         })
     }
 
@@ -226,7 +253,7 @@ impl Guard {
             }
             Action::FreezeTree => self.tree.freeze(),
             Action::ThawTree => self.tree.thaw(),
-            Action::CloseKept => self.kept = None,
+            Action::CloseKept => self.kept = Kept::Nothing,
             Action::ExecuteWill => self.execute_will(),
             Action::Leave => exit_at_once(0),
         }
@@ -337,7 +364,10 @@ impl Guard {
             self.channel.as_ref().map(AsRawFd::as_raw_fd),
             Some(self.children.as_fd().as_raw_fd()),
             Some(self.timer.as_fd().as_raw_fd()),
-            self.kept.as_ref().map(AsRawFd::as_raw_fd),
+            match &self.kept {
+                Kept::Open(connection) => Some(connection.as_raw_fd()),
+                Kept::Nothing | Kept::HungUp => None,
+            },
             match &self.end {
                 EndOfCommand::Told(status) => Some(status.as_raw_fd()),
                 EndOfCommand::OfChild | EndOfCommand::Known => None,
@@ -437,7 +467,7 @@ impl Guard {
     fn start(&mut self, descriptors: Vec<OwnedFd>) -> io::Result<()> {
         let mut descriptors = descriptors.into_iter();
         let letter = descriptors.next().ok_or(Errno::EPROTO)?;
-        self.kept = descriptors.next();
+        self.kept = descriptors.next().map_or(Kept::Nothing, Kept::Open);
         let mut letter = Letter::open(letter)?;
         self.will = letter.take_will();
         let (policy, kill_deadline) = (letter.policy, letter.kill_deadline());

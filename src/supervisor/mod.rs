@@ -87,7 +87,8 @@ pub enum KilledBy {
     Grace,
     /// [`Guardian::kill`].
     Request,
-    /// The kill deadline passed.
+    /// The kill deadline passed, or what was [kept open](Launch::keep_open) was gone and the wrapper did
+    /// nothing about it.
     Deadline,
     /// The wrapper was gone.
     WrapperGone,
