@@ -28,7 +28,7 @@ use super::launch::{LastWill, Letter};
 use super::messages::{Channel, Order, Received, Report, Sent};
 use super::policy::{Action, Input, Remains, Supervision};
 use super::stdio::let_go_of_stdio;
-use super::tree::{Outlives, Tree};
+use super::tree::{Outlives, Survivors, Tree};
 use super::will;
 
 /// As `ps` and `pkill` know it; the wrapper's name doesn't match it.
@@ -74,8 +74,8 @@ struct Guard {
     timer_set_to: Option<BootTime>,
     /// What the wrapper had no room for; it may be stopped for a long time.
     unsent: Vec<Report>,
-    /// The list that was told last, so that it isn't told again with every sweep.
-    unkillable: Vec<super::Leftover>,
+    /// The lists that were told last, so that they aren't told again with every sweep.
+    survivors: Survivors,
 }
 
 /// A connection that is kept open for as long as the tree lives.
@@ -133,7 +133,7 @@ impl Guard {
             timer: TimerFd::new(ClockId::CLOCK_BOOTTIME, flags)?,
             timer_set_to: None,
             unsent: Vec::new(),
-            unkillable: Vec::new(),
+            survivors: Survivors::default(),
         })
     }
 
@@ -304,11 +304,18 @@ impl Guard {
     }
 
     fn sweep(&mut self) -> io::Result<()> {
-        let refused = self.tree.kill(BootTime::now());
-        if refused != self.unkillable && !refused.is_empty() {
-            self.tell(Report::Unkillable(refused.clone()))?;
+        let now = self.tree.kill(BootTime::now());
+        if self.starting.is_some() {
+            // The word that the command runs comes first. A later sweep tells it.
+            return Ok(());
         }
-        self.unkillable = refused;
+        let before = std::mem::replace(&mut self.survivors, now.clone());
+        if now.refused != before.refused && !now.refused.is_empty() {
+            self.tell(Report::Unkillable(now.refused))?;
+        }
+        if now.still_there != before.still_there && !now.still_there.is_empty() {
+            self.tell(Report::StillThere(now.still_there))?;
+        }
         Ok(())
     }
 
@@ -512,9 +519,10 @@ impl Guard {
     }
 
     fn tell(&mut self, report: Report) -> io::Result<()> {
-        // A newer list of what can't be killed replaces the older one.
-        if matches!(report, Report::Unkillable(_)) {
-            self.unsent.retain(|unsent| !matches!(unsent, Report::Unkillable(_)));
+        // A newer list of what lives on replaces the older one.
+        if matches!(report, Report::Unkillable(_) | Report::StillThere(_)) {
+            let kind = std::mem::discriminant(&report);
+            self.unsent.retain(|unsent| std::mem::discriminant(unsent) != kind);
         }
         self.unsent.push(report);
         self.send_unsent()

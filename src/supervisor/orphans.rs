@@ -11,7 +11,7 @@ use crate::boot_time::BootTime;
 use crate::boot_timer::BootTimer;
 
 use super::policy::Remains;
-use super::tree::{Outlives, Tree};
+use super::tree::{Outlives, Survivors, Tree};
 use super::{Exit, Leftover};
 
 /// Between two looks: soon at first, since most trees die at once, then ever later.
@@ -23,8 +23,10 @@ const LAST_LOOK_AFTER: Duration = Duration::from_millis(200);
 pub(super) enum Progress {
     /// The command itself has ended.
     Ended(Exit),
-    /// These can't be killed; the list has changed.
+    /// We aren't allowed to kill these; the list has changed.
     Unkillable(Vec<Leftover>),
+    /// These were killed, and live; the list has changed.
+    StillThere(Vec<Leftover>),
     /// They can't be looked for, and count as alive meanwhile; said once.
     CannotLook(io::Error),
     /// Nothing is left.
@@ -43,7 +45,7 @@ pub(super) struct Orphans {
     timer: Option<BootTimer>,
     look_at: BootTime,
     look_after: Duration,
-    unkillable: Vec<Leftover>,
+    survivors: Survivors,
 }
 
 impl Orphans {
@@ -63,7 +65,7 @@ impl Orphans {
             timer,
             look_at: BootTime::now(),
             look_after: FIRST_LOOK_AFTER,
-            unkillable: Vec::new(),
+            survivors: Survivors::default(),
         }
     }
 
@@ -86,7 +88,7 @@ impl Orphans {
 
     fn look(&mut self) -> Option<Progress> {
         let now = BootTime::now();
-        let unkillable = self.tree.kill(now);
+        let survivors = self.tree.kill(now);
         let (reaped, remains) = self.tree.reap();
         let remains = self.tree.remains_to_end(now, remains);
         let ended = reaped.iter().find(|one| Some(one.pid) == self.command);
@@ -105,10 +107,19 @@ impl Orphans {
         if let Some(error) = self.tree.take_blindness() {
             return Some(Progress::CannotLook(error));
         }
-        if unkillable == self.unkillable || unkillable.is_empty() {
-            return None;
+        self.news_of(survivors)
+    }
+
+    /// One list at a time; the other one is met by the next look.
+    fn news_of(&mut self, now: Survivors) -> Option<Progress> {
+        if now.refused != self.survivors.refused && !now.refused.is_empty() {
+            self.survivors.refused.clone_from(&now.refused);
+            return Some(Progress::Unkillable(now.refused));
         }
-        self.unkillable.clone_from(&unkillable);
-        Some(Progress::Unkillable(unkillable))
+        if now.still_there != self.survivors.still_there && !now.still_there.is_empty() {
+            self.survivors.still_there.clone_from(&now.still_there);
+            return Some(Progress::StillThere(now.still_there));
+        }
+        None
     }
 }

@@ -64,6 +64,16 @@ enum Sight {
     Told,
 }
 
+/// What SIGKILL has not ended; lists are cut.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Survivors {
+    /// We aren't allowed to send it (another user's, by setuid).
+    pub(super) refused: Vec<Leftover>,
+    /// It was sent seconds ago, and yet they live: frozen from outside, or in the middle of a call that
+    /// doesn't end (a dead file server).
+    pub(super) still_there: Vec<Leftover>,
+}
+
 /// A child that was reaped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Reaped {
@@ -200,10 +210,14 @@ impl Tree {
     /// The living, by name; at most as many as anybody wants to read. Our own first process of a
     /// namespace is not among them.
     pub(super) fn named(&mut self) -> Vec<Leftover> {
+        self.named_if(|_| true)
+    }
+
+    fn named_if(&mut self, counts: impl Fn(Pid) -> bool) -> Vec<Leftover> {
         let mut names = Vec::new();
         for process in self.processes().into_iter().filter(|it| Some(it.pid) != self.our_own) {
             match Stat::of(process.pid) {
-                Some(stat) if !stat.is_dead() => {
+                Some(stat) if !stat.is_dead() && counts(process.pid) => {
                     names.push(Leftover { pid: process.pid.as_raw(), name: stat.name })
                 }
                 Some(_) | None => {}
@@ -246,12 +260,13 @@ impl Tree {
         }
     }
 
-    /// Kills what can be found, and the command itself even if nothing can be. Returns what we may not kill, and after some seconds whatever still
-    /// lives (in the middle of a call to a dead file server, or frozen from outside). A next sweep is
-    /// due by [`Tree::retry_at`] if the tree isn't dead by then.
-    pub(super) fn kill(&mut self, now: BootTime) -> Vec<Leftover> {
+    /// Kills what can be found, and the command itself even if nothing can be. Returns
+    /// what that doesn't end, as far as it is known yet. A next sweep is due by [`Tree::retry_at`] if the
+    /// tree isn't dead by then.
+    pub(super) fn kill(&mut self, now: BootTime) -> Survivors {
         // Most trees die of the first sweep. What comes through it forks, so it is stopped first.
         let found = if self.retry_at.is_none() { self.processes() } else { self.stop_all() };
+        let killed_before = self.killed.clone();
         let mut refused = Vec::new();
         for process in found {
             match self.send(process, Signal::SIGKILL) {
@@ -265,17 +280,11 @@ impl Tree {
         }
         self.retry_at = Some(now + self.retry_after);
         self.retry_after = (self.retry_after * 2).min(LAST_RETRY);
-        if self.retry_after == LAST_RETRY {
-            return self.named();
-        }
-        refused.truncate(MAX_NAMED);
-        refused
-            .into_iter()
-            .map(|pid| Leftover {
-                pid: pid.as_raw(),
-                name: Stat::of(pid).map(|stat| stat.name).unwrap_or_default(),
-            })
-            .collect()
+        let still_there = match self.retry_after == LAST_RETRY {
+            true => self.named_if(|pid| killed_before.contains(&pid) && !refused.contains(&pid)),
+            false => vec![],
+        };
+        Survivors { refused: refused.iter().take(MAX_NAMED).map(|pid| named(*pid)).collect(), still_there }
     }
 
     /// When the next sweep is due.
@@ -353,6 +362,10 @@ impl Tree {
             Some(_) | None => Err(Errno::ESRCH),
         }
     }
+}
+
+fn named(pid: Pid) -> Leftover {
+    Leftover { pid: pid.as_raw(), name: Stat::of(pid).map(|stat| stat.name).unwrap_or_default() }
 }
 
 /// A child that has ended, if there is one, left where it is. ECHILD: there is no child at all.
