@@ -32,7 +32,7 @@ use super::tree::{Outlives, Survivors, Tree};
 use super::will;
 
 /// As `ps` and `pkill` know it; the wrapper's name doesn't match it.
-const NAME: &std::ffi::CStr = c"officer-guard";
+pub(super) const NAME: &std::ffi::CStr = c"officer-guard";
 
 /// That the other end will send no more; nix doesn't know it. Failures and full ends come unasked.
 const HANG_UP: PollFlags = PollFlags::from_bits_retain(libc::POLLRDHUP);

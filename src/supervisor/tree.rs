@@ -4,6 +4,7 @@
 
 use std::collections::HashSet;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -13,6 +14,7 @@ use nix::unistd::Pid;
 use crate::boot_time::BootTime;
 
 use super::descendants::{Process, Stat, children, descendants};
+use super::guardian;
 use super::messages::MAX_NAMED;
 use super::pidfd;
 use super::policy::Remains;
@@ -25,6 +27,11 @@ const STOP_ROUNDS: usize = 8;
 /// Between two sweeps over a tree that doesn't die: soon at first, then ever later.
 const FIRST_RETRY: Duration = Duration::from_millis(2);
 const LAST_RETRY: Duration = Duration::from_secs(1);
+
+/// How long guardians in the tree are let live when it is killed, so that they can carry out their last
+/// wills: the locks below ours needn't wait for their leases then. They do nothing of the command's work,
+/// and it is well within the margin that every lease keeps.
+const HEIRS_MAY_TAKE: Duration = Duration::from_millis(100);
 
 /// Says of a process of the tree that it isn't to be ended with it: one that serves others as well. It
 /// is asked anew each time, for a process may become something else, and must not block.
@@ -45,6 +52,9 @@ pub(super) struct Tree {
     /// What was sent SIGKILL: when it turns up as our child, orphaned by a parent that was quicker to
     /// die, it is no news. An id that is used anew meanwhile is met by the sweep that is due anyhow.
     killed: HashSet<Pid>,
+    /// Guardians that the first sweep has met, until their time is over.
+    heirs: HashSet<Pid>,
+    heirs_until: Option<BootTime>,
     /// Found standing still when the tree was frozen: they stay so when it is thawed.
     stood_still: HashSet<Pid>,
     retry_after: Duration,
@@ -91,6 +101,8 @@ impl Tree {
             command: None,
             our_own: None,
             killed: HashSet::new(),
+            heirs: HashSet::new(),
+            heirs_until: None,
             stood_still: HashSet::new(),
             retry_after: FIRST_RETRY,
             retry_at: None,
@@ -266,9 +278,10 @@ impl Tree {
     pub(super) fn kill(&mut self, now: BootTime) -> Survivors {
         // Most trees die of the first sweep. What comes through it forks, so it is stopped first.
         let found = if self.retry_at.is_none() { self.processes() } else { self.stop_all() };
+        self.choose_heirs(now, &found);
         let killed_before = self.killed.clone();
         let mut refused = Vec::new();
-        for process in found {
+        for process in found.into_iter().filter(|process| !self.heirs.contains(&process.pid)) {
             match self.send(process, Signal::SIGKILL) {
                 Ok(()) => {
                     self.killed.insert(process.pid);
@@ -278,13 +291,30 @@ impl Tree {
                 Err(_) => {}
             }
         }
-        self.retry_at = Some(now + self.retry_after);
+        let heirs_until = self.heirs_until.filter(|_| !self.heirs.is_empty());
+        self.retry_at = [Some(now + self.retry_after), heirs_until].into_iter().flatten().min();
         self.retry_after = (self.retry_after * 2).min(LAST_RETRY);
         let still_there = match self.retry_after == LAST_RETRY {
             true => self.named_if(|pid| killed_before.contains(&pid) && !refused.contains(&pid)),
             false => vec![],
         };
         Survivors { refused: refused.iter().take(MAX_NAMED).map(|pid| named(*pid)).collect(), still_there }
+    }
+
+    /// With the first sweep; later ones may find them with another name.
+    fn choose_heirs(&mut self, now: BootTime, found: &[Process]) {
+        match self.heirs_until {
+            None => {
+                self.heirs_until = Some(now + HEIRS_MAY_TAKE);
+                for process in found.iter().filter(|process| is_guardian(process.pid)) {
+                    self.heirs.insert(process.pid);
+                    // One that stands still can't act. It may have gone: then there is nothing to do.
+                    let _ = self.send(*process, Signal::SIGCONT);
+                }
+            }
+            Some(until) if until <= now => self.heirs.clear(),
+            Some(_) => {}
+        }
     }
 
     /// When the next sweep is due.
@@ -294,7 +324,9 @@ impl Tree {
 
     /// Whether we have got a child that no sweep has met: one that was forked or orphaned since.
     pub(super) fn has_new_child(&mut self) -> bool {
-        let is_new = |child: &Pid| !self.killed.contains(child) && self.must_end(*child);
+        let is_new = |child: &Pid| {
+            !self.killed.contains(child) && !self.heirs.contains(child) && self.must_end(*child)
+        };
         // Without a look: the sweep that is due anyhow meets it.
         children(self.root).is_ok_and(|children| children.iter().any(is_new))
     }
@@ -309,7 +341,7 @@ impl Tree {
             if fresh.is_empty() {
                 break;
             }
-            for process in &fresh {
+            for process in fresh.iter().filter(|process| !self.heirs.contains(&process.pid)) {
                 // One that has gone, or that we may not stop, is dealt with by the caller.
                 let _ = self.send(*process, Signal::SIGSTOP);
             }
@@ -362,6 +394,16 @@ impl Tree {
             Some(_) | None => Err(Errno::ESRCH),
         }
     }
+}
+
+/// Whether it is the guardian of a wrapper that runs this very program. Who only calls itself so
+/// gains nothing but a moment.
+fn is_guardian(pid: Pid) -> bool {
+    let program = |process: &dyn std::fmt::Display| {
+        std::fs::metadata(format!("/proc/{process}/exe")).map(|meta| (meta.dev(), meta.ino())).ok()
+    };
+    Stat::of(pid).is_some_and(|stat| stat.name.as_bytes() == guardian::NAME.to_bytes())
+        && program(&pid).is_some_and(|theirs| program(&"self") == Some(theirs))
 }
 
 fn named(pid: Pid) -> Leftover {

@@ -148,6 +148,22 @@ fn a_killed_guardian_takes_the_tree_along() {
 }
 
 #[test]
+fn a_lock_below_a_killed_wrapper_passes_on_before_its_lease_ends() {
+    let server = Server::start();
+    let inner = format!(
+        "{PROGRAM} --server {} -i inner --ttl {LONG_TTL} -- sh -c 'echo started; sleep 1000'",
+        server.url()
+    );
+    let mut tree = Marked::start(&server, &["-i", "outer", "--ttl", LONG_TTL], &inner, 3);
+    let next_outer = server.wait_for("outer", &["-i", "outer"], &sh(&look_for(&tree.mark)));
+    let next_inner = server.wait_for("inner", &["-i", "inner"], &["true"]);
+    tree.running.signal(Signal::SIGKILL);
+    tree.running.wait();
+    assert_eq!(seen(next_outer), [""; 0]);
+    assert_eq!(next_inner.finish().code, Some(0));
+}
+
+#[test]
 fn a_guardian_that_was_stopped_during_the_wait_starts_the_command() {
     let server = Server::start();
     let holder = server.hold(&["-i", "a"]);
