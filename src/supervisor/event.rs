@@ -11,7 +11,7 @@ pub enum Event {
     /// them. A long list is cut.
     Leftovers(Vec<Leftover>),
     /// These may not be killed by us (another user's, by setuid). The tree isn't dead; it is tried
-    /// again and again. Told anew when the list changes.
+    /// again and again. Told anew when the list changes. What lives on for another reason is logged.
     Unkillable(Vec<Leftover>),
     /// Nothing of the tree is left: confirmed, and final.
     TreeDead {

@@ -5,7 +5,6 @@
 //! Ctrl-Z, a hang-up, or a signal to the whole process group (SIGKILL and SIGSTOP too) don't reach
 //! it. If it fails or panics it exits: the command dies with it, and the wrapper ends the rest.
 
-use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
@@ -16,7 +15,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
-use nix::unistd::{Pid, dup2_stdin, dup2_stdout, setsid};
+use nix::unistd::{Pid, setsid};
 
 use crate::boot_time::BootTime;
 
@@ -28,11 +27,15 @@ use super::isolate::{self, Status};
 use super::launch::{LastWill, Letter};
 use super::messages::{Channel, Order, Received, Report, Sent};
 use super::policy::{Action, Input, Remains, Supervision};
-use super::tree::{Outlives, Tree};
+use super::stdio::let_go_of_stdio;
+use super::tree::{Outlives, Survivors, Tree};
 use super::will;
 
 /// As `ps` and `pkill` know it; the wrapper's name doesn't match it.
-const NAME: &std::ffi::CStr = c"officer-guard";
+pub(super) const NAME: &std::ffi::CStr = c"officer-guard";
+
+/// That the other end will send no more; nix doesn't know it. Failures and full ends come unasked.
+const HANG_UP: PollFlags = PollFlags::from_bits_retain(libc::POLLRDHUP);
 
 /// The exit code of a guardian that failed; only its parent sees it.
 const FAILED: i32 = 70;
@@ -65,14 +68,24 @@ struct Guard {
     /// The command's process until exec has succeeded or failed.
     starting: Option<Starting>,
     will: Option<LastWill>,
-    kept: Option<OwnedFd>,
+    kept: Kept,
     children: SignalFd,
     timer: TimerFd,
     timer_set_to: Option<BootTime>,
     /// What the wrapper had no room for; it may be stopped for a long time.
     unsent: Vec<Report>,
-    /// The list that was told last, so that it isn't told again with every sweep.
-    unkillable: Vec<super::Leftover>,
+    /// The lists that were told last, so that they aren't told again with every sweep.
+    survivors: Survivors,
+}
+
+/// A connection that is kept open for as long as the tree lives.
+#[derive(Debug)]
+enum Kept {
+    /// None, or no longer.
+    Nothing,
+    Open(OwnedFd),
+    /// The other end is gone; that was taken in.
+    HungUp,
 }
 
 /// Where the command's end is learned from.
@@ -93,6 +106,7 @@ struct Ready {
     children: bool,
     starting: bool,
     status: bool,
+    hang_up: bool,
 }
 
 impl Guard {
@@ -114,12 +128,12 @@ impl Guard {
             end: EndOfCommand::OfChild,
             starting: None,
             will: None,
-            kept: None,
+            kept: Kept::Nothing,
             children: SignalFd::with_flags(&child, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?,
             timer: TimerFd::new(ClockId::CLOCK_BOOTTIME, flags)?,
             timer_set_to: None,
             unsent: Vec::new(),
-            unkillable: Vec::new(),
+            survivors: Survivors::default(),
         })
     }
 
@@ -130,6 +144,11 @@ impl Guard {
             // Time first: whatever else has come, a tree past its deadline dies now.
             self.take(Input::Woken)?;
             self.sweep_if_due()?;
+            self.ask_again_if_due()?;
+            if ready.hang_up {
+                self.kept = Kept::HungUp;
+                self.take(Input::ConnectionGone)?;
+            }
             if ready.starting {
                 self.take_exec_result()?;
             }
@@ -139,6 +158,7 @@ impl Guard {
             if ready.channel {
                 self.take_orders()?;
             }
+            self.tell_blindness()?;
             self.send_unsent()?;
         }
     }
@@ -168,6 +188,14 @@ impl Guard {
             }
             EndOfCommand::OfChild | EndOfCommand::Known => None,
         };
+        let kept = match &self.kept {
+            // Its end alone: what is to be read there is the wrapper's.
+            Kept::Open(connection) => {
+                polled.push(PollFd::new(connection.as_fd(), HANG_UP));
+                Some(polled.len() - 1)
+            }
+            Kept::Nothing | Kept::HungUp => None,
+        };
         match poll(&mut polled, PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),
@@ -178,12 +206,14 @@ impl Guard {
             children: is_ready(0),
             starting: starting.is_some_and(is_ready),
             status: status.is_some_and(is_ready),
+            hang_up: kept.is_some_and(is_ready),
         })
     }
 
     fn set_timer(&mut self) -> io::Result<()> {
         let retry_at = if self.supervision.is_killing() { self.tree.retry_at() } else { None };
-        let wake_at = [self.supervision.wake_at(), retry_at].into_iter().flatten().min();
+        let ask_at = if self.supervision.is_tree_alive() { self.tree.ask_again_at() } else { None };
+        let wake_at = [self.supervision.wake_at(), retry_at, ask_at].into_iter().flatten().min();
         if wake_at == self.timer_set_to {
             return Ok(());
         }
@@ -223,7 +253,7 @@ impl Guard {
             }
             Action::FreezeTree => self.tree.freeze(),
             Action::ThawTree => self.tree.thaw(),
-            Action::CloseKept => self.kept = None,
+            Action::CloseKept => self.kept = Kept::Nothing,
             Action::ExecuteWill => self.execute_will(),
             Action::Leave => exit_at_once(0),
         }
@@ -234,7 +264,8 @@ impl Guard {
         match self.will.take() {
             Some(will) => {
                 // Before a command neither is done yet. If it was, it fails, which is as good.
-                let _ = (setsid(), self.let_go());
+                let _ = setsid();
+                self.let_go();
                 let _errno = will::execute(&will, &self.inherited);
                 exit_at_once(FAILED)
             }
@@ -253,12 +284,38 @@ impl Guard {
         Ok(())
     }
 
-    fn sweep(&mut self) -> io::Result<()> {
-        let refused = self.tree.kill(BootTime::now());
-        if refused != self.unkillable && !refused.is_empty() {
-            self.tell(Report::Unkillable(refused.clone()))?;
+    /// What is left could not be found out, and maybe no child's end will make us ask.
+    fn ask_again_if_due(&mut self) -> io::Result<()> {
+        match self.tree.ask_again_at() {
+            Some(at) if at <= BootTime::now() => self.take_children(false),
+            Some(_) | None => Ok(()),
         }
-        self.unkillable = refused;
+    }
+
+    /// Once, and after the word that the command runs.
+    fn tell_blindness(&mut self) -> io::Result<()> {
+        match self.starting {
+            Some(_) => Ok(()),
+            None => match self.tree.take_blindness() {
+                Some(error) => self.tell(Report::CannotLook(error.to_string())),
+                None => Ok(()),
+            },
+        }
+    }
+
+    fn sweep(&mut self) -> io::Result<()> {
+        let now = self.tree.kill(BootTime::now());
+        if self.starting.is_some() {
+            // The word that the command runs comes first. A later sweep tells it.
+            return Ok(());
+        }
+        let before = std::mem::replace(&mut self.survivors, now.clone());
+        if now.refused != before.refused && !now.refused.is_empty() {
+            self.tell(Report::Unkillable(now.refused))?;
+        }
+        if now.still_there != before.still_there && !now.still_there.is_empty() {
+            self.tell(Report::StillThere(now.still_there))?;
+        }
         Ok(())
     }
 
@@ -269,7 +326,8 @@ impl Guard {
                 let command = self.find_command(pid);
                 self.addressee = Some(command);
                 self.tell(Report::Started { pid: command.pid.as_raw() })?;
-                self.let_go()
+                self.let_go();
+                Ok(())
             }
             Err(failure) => {
                 self.command = None;
@@ -288,7 +346,7 @@ impl Guard {
     /// Our child itself, or the only child of the first process of its namespace.
     fn find_command(&self, child: Pid) -> Process {
         let inner = match self.end {
-            EndOfCommand::Told(_) => children(child).first().copied(),
+            EndOfCommand::Told(_) => children(child).ok().and_then(|inside| inside.first().copied()),
             EndOfCommand::OfChild | EndOfCommand::Known => None,
         };
         match inner {
@@ -305,24 +363,24 @@ impl Guard {
     }
 
     /// Readers and writers at the other ends of the command's streams must see what it does with
-    /// them, so nobody else may hold on to them. Stderr stays, for the last will.
-    fn let_go(&mut self) -> io::Result<()> {
-        let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
-        dup2_stdin(&null)?;
-        dup2_stdout(&null)?;
-        drop(null);
+    /// them, so nobody else may hold on to them. Stderr stays, for the last will. Without a null
+    /// device stdin and stdout stay too: their ends are seen late then, when the tree is dead.
+    fn let_go(&mut self) {
+        let _ = let_go_of_stdio();
         let ours = [
             self.channel.as_ref().map(AsRawFd::as_raw_fd),
             Some(self.children.as_fd().as_raw_fd()),
             Some(self.timer.as_fd().as_raw_fd()),
-            self.kept.as_ref().map(AsRawFd::as_raw_fd),
+            match &self.kept {
+                Kept::Open(connection) => Some(connection.as_raw_fd()),
+                Kept::Nothing | Kept::HungUp => None,
+            },
             match &self.end {
                 EndOfCommand::Told(status) => Some(status.as_raw_fd()),
                 EndOfCommand::OfChild | EndOfCommand::Known => None,
             },
         ];
         close_all_but(ours.into_iter().flatten());
-        Ok(())
     }
 
     fn take_children(&mut self, status_is_ready: bool) -> io::Result<()> {
@@ -346,7 +404,7 @@ impl Guard {
             // With the command itself there is no need to look.
             let remains = match self.command {
                 Some(_) => remains,
-                None => self.tree.remains_to_end(remains),
+                None => self.tree.remains_to_end(BootTime::now(), remains),
             };
             self.take(Input::Reaped(remains))?;
         }
@@ -416,7 +474,7 @@ impl Guard {
     fn start(&mut self, descriptors: Vec<OwnedFd>) -> io::Result<()> {
         let mut descriptors = descriptors.into_iter();
         let letter = descriptors.next().ok_or(Errno::EPROTO)?;
-        self.kept = descriptors.next();
+        self.kept = descriptors.next().map_or(Kept::Nothing, Kept::Open);
         let mut letter = Letter::open(letter)?;
         self.will = letter.take_will();
         let (policy, kill_deadline) = (letter.policy, letter.kill_deadline());
@@ -431,6 +489,7 @@ impl Guard {
         match started {
             Ok(starting) => {
                 self.command = Some(starting.pid);
+                self.tree.set_command(starting.pid);
                 self.starting = Some(starting);
                 self.take(Input::Launched(policy, kill_deadline))
             }
@@ -460,9 +519,10 @@ impl Guard {
     }
 
     fn tell(&mut self, report: Report) -> io::Result<()> {
-        // A newer list of what can't be killed replaces the older one.
-        if matches!(report, Report::Unkillable(_)) {
-            self.unsent.retain(|unsent| !matches!(unsent, Report::Unkillable(_)));
+        // A newer list of what lives on replaces the older one.
+        if matches!(report, Report::Unkillable(_) | Report::StillThere(_)) {
+            let kind = std::mem::discriminant(&report);
+            self.unsent.retain(|unsent| std::mem::discriminant(unsent) != kind);
         }
         self.unsent.push(report);
         self.send_unsent()

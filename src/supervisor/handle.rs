@@ -23,7 +23,7 @@ use super::line::{Heard, Line};
 use super::messages::{Channel, Order, Report};
 use super::orphans::{Orphans, Progress};
 use super::tree::Outlives;
-use super::{Exit, KilledBy};
+use super::{Exit, KilledBy, Leftover};
 
 /// The guardian, as the wrapper has it. Dropped while the tree lives, it does what it does when the
 /// wrapper dies: ends the tree and carries out the last will.
@@ -201,6 +201,8 @@ impl Guardian {
                 Stage::Orphaned(orphans) => match orphans.progress().await {
                     Progress::Ended(exit) => return Event::Ended(exit),
                     Progress::Unkillable(list) => return Event::Unkillable(list),
+                    Progress::StillThere(list) => tell_survivors(&list),
+                    Progress::CannotLook(error) => tell_blindness(&error),
                     Progress::Dead { exit } => {
                         self.stage = Stage::Gone;
                         return Event::TreeDead { exit, killed_by: Some(KilledBy::GuardianGone) };
@@ -271,6 +273,14 @@ impl Guardian {
             }
             Report::Leftovers(list) => Some(Event::Leftovers(list)),
             Report::Unkillable(list) => Some(Event::Unkillable(list)),
+            Report::StillThere(list) => {
+                tell_survivors(&list);
+                None
+            }
+            Report::CannotLook(cause) => {
+                tell_blindness(&cause);
+                None
+            }
             Report::TreeDead { exit, killed_by } => {
                 self.over();
                 Some(Event::TreeDead { exit, killed_by })
@@ -305,6 +315,19 @@ impl Guardian {
             self.event().await;
         }
     }
+}
+
+/// There is nothing that the caller could do about it.
+fn tell_blindness(cause: &dyn std::fmt::Display) {
+    tracing::error!(
+        "cannot look for the processes of the command: {cause}; taking them for alive, trying again"
+    );
+}
+
+/// The same: they end when what holds them up does.
+fn tell_survivors(list: &[Leftover]) {
+    let names = list.iter().map(Leftover::to_string).collect::<Vec<_>>().join(", ");
+    tracing::error!("still there after SIGKILL, frozen or in a call that doesn't end: {names}; trying again");
 }
 
 /// How many threads this process has: each is a folder.

@@ -34,7 +34,8 @@ pub struct Launch {
     /// What the guardian does if the wrapper dies, once the tree is dead.
     pub will: Option<LastWill>,
     /// Kept open by the guardian until the tree is dead: the connection of a lock that lives and
-    /// dies with it.
+    /// dies with it. If the other end closes it the tree has to be [stopped](super::Guardian::stop); a
+    /// wrapper that stands still and doesn't loses it at once.
     pub keep_open: Option<OwnedFd>,
 }
 

@@ -57,7 +57,12 @@ pub(super) enum Report {
     Leftovers(Vec<Leftover>),
     /// The first SIGKILL is on its way.
     Killing,
+    /// We aren't allowed to kill these.
     Unkillable(Vec<Leftover>),
+    /// These were killed, and live.
+    StillThere(Vec<Leftover>),
+    /// The tree can't be looked at, and counts as alive meanwhile.
+    CannotLook(String),
     TreeDead {
         exit: Exit,
         killed_by: Option<KilledBy>,

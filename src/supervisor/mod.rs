@@ -16,6 +16,7 @@
 //!
 //! A tree counts as dead only when `wait` says that no child is left: for a subreaper that means
 //! that no descendant is, whatever it did to hide (daemons, process groups and sessions included).
+//! While /proc can't be read, nothing less than that counts.
 //! The only processes that may be left are those of which the caller says that they serve others as
 //! well ([`Outlives`]).
 //!
@@ -86,7 +87,8 @@ pub enum KilledBy {
     Grace,
     /// [`Guardian::kill`].
     Request,
-    /// The kill deadline passed.
+    /// The kill deadline passed, or what was [kept open](Launch::keep_open) was gone and the wrapper did
+    /// nothing about it.
     Deadline,
     /// The wrapper was gone.
     WrapperGone,

@@ -1,6 +1,7 @@
 //! Ends a tree whose guardian is gone: the wrapper is a subreaper too, so what is left of the tree
 //! is now among its own descendants.
 
+use std::io;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -10,7 +11,7 @@ use crate::boot_time::BootTime;
 use crate::boot_timer::BootTimer;
 
 use super::policy::Remains;
-use super::tree::{Outlives, Tree};
+use super::tree::{Outlives, Survivors, Tree};
 use super::{Exit, Leftover};
 
 /// Between two looks: soon at first, since most trees die at once, then ever later.
@@ -18,12 +19,16 @@ const FIRST_LOOK_AFTER: Duration = Duration::from_millis(1);
 const LAST_LOOK_AFTER: Duration = Duration::from_millis(200);
 
 /// What came of it so far.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Progress {
     /// The command itself has ended.
     Ended(Exit),
-    /// These can't be killed; the list has changed.
+    /// We aren't allowed to kill these; the list has changed.
     Unkillable(Vec<Leftover>),
+    /// These were killed, and live; the list has changed.
+    StillThere(Vec<Leftover>),
+    /// They can't be looked for, and count as alive meanwhile; said once.
+    CannotLook(io::Error),
     /// Nothing is left.
     Dead {
         /// How the command itself ended.
@@ -40,7 +45,7 @@ pub(super) struct Orphans {
     timer: Option<BootTimer>,
     look_at: BootTime,
     look_after: Duration,
-    unkillable: Vec<Leftover>,
+    survivors: Survivors,
 }
 
 impl Orphans {
@@ -60,7 +65,7 @@ impl Orphans {
             timer,
             look_at: BootTime::now(),
             look_after: FIRST_LOOK_AFTER,
-            unkillable: Vec::new(),
+            survivors: Survivors::default(),
         }
     }
 
@@ -82,9 +87,10 @@ impl Orphans {
     }
 
     fn look(&mut self) -> Option<Progress> {
-        let unkillable = self.tree.kill(BootTime::now());
+        let now = BootTime::now();
+        let survivors = self.tree.kill(now);
         let (reaped, remains) = self.tree.reap();
-        let remains = self.tree.remains_to_end(remains);
+        let remains = self.tree.remains_to_end(now, remains);
         let ended = reaped.iter().find(|one| Some(one.pid) == self.command);
         if let (Some(ended), None) = (ended, self.exit) {
             self.exit = Some(ended.exit);
@@ -98,10 +104,22 @@ impl Orphans {
         }
         self.look_at = BootTime::now() + self.look_after;
         self.look_after = (self.look_after * 2).min(LAST_LOOK_AFTER);
-        if unkillable == self.unkillable || unkillable.is_empty() {
-            return None;
+        if let Some(error) = self.tree.take_blindness() {
+            return Some(Progress::CannotLook(error));
         }
-        self.unkillable.clone_from(&unkillable);
-        Some(Progress::Unkillable(unkillable))
+        self.news_of(survivors)
+    }
+
+    /// One list at a time; the other one is met by the next look.
+    fn news_of(&mut self, now: Survivors) -> Option<Progress> {
+        if now.refused != self.survivors.refused && !now.refused.is_empty() {
+            self.survivors.refused.clone_from(&now.refused);
+            return Some(Progress::Unkillable(now.refused));
+        }
+        if now.still_there != self.survivors.still_there && !now.still_there.is_empty() {
+            self.survivors.still_there.clone_from(&now.still_there);
+            return Some(Progress::StillThere(now.still_there));
+        }
+        None
     }
 }

@@ -15,6 +15,10 @@ use super::{Exit, KilledBy};
 /// said or done: the last filter of a pipe needs a moment to write what it has.
 const SETTLE: Duration = Duration::from_millis(100);
 
+/// How long a wrapper may take to stop the tree when the connection that was its lock is gone. It sees
+/// that as soon as we do; one that is stopped doesn't, and the lock is another's already.
+const PATIENCE: Duration = Duration::from_millis(100);
+
 /// How a tree is ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
@@ -70,6 +74,8 @@ pub(super) enum Input {
     CommandEnded(Exit),
     /// After reaping: is anything of the tree left?
     Reaped(Remains),
+    /// The connection that was kept open is gone: the lock that lived with it is too.
+    ConnectionGone,
     /// The wrapper: the kill deadline is now this.
     KillDeadline(Option<BootTime>),
     /// The wrapper: send this to the command.
@@ -159,13 +165,15 @@ pub(super) struct Supervision {
     policy: Policy,
     state: State,
     kill_deadline: Option<BootTime>,
+    /// The tree is killed then if the wrapper hasn't stopped it.
+    stopped_by: Option<BootTime>,
     wrapper: Wrapper,
 }
 
 impl Supervision {
     pub(super) fn new() -> Self {
         let (policy, state) = (Policy::default(), State::Idle);
-        Self { policy, state, kill_deadline: None, wrapper: Wrapper::Present }
+        Self { policy, state, kill_deadline: None, stopped_by: None, wrapper: Wrapper::Present }
     }
 
     /// Takes what happened and says what is to be done, in this order.
@@ -179,9 +187,9 @@ impl Supervision {
     pub(super) fn wake_at(&self) -> Option<BootTime> {
         match self.state {
             State::Idle | State::Killing { .. } | State::Over => None,
-            State::Running | State::Ended(_) | State::Waiting(_) => self.kill_deadline,
+            State::Running | State::Ended(_) | State::Waiting(_) => self.deadline(),
             State::Settling { until: at, .. } | State::Stopping { kill_at: at, .. } => {
-                Some(self.kill_deadline.map_or(at, |deadline| deadline.min(at)))
+                Some(self.deadline().map_or(at, |deadline| deadline.min(at)))
             }
         }
     }
@@ -204,8 +212,13 @@ impl Supervision {
         matches!(self.state, State::Killing { .. })
     }
 
+    /// What comes first of that after which the tree must not run.
+    fn deadline(&self) -> Option<BootTime> {
+        [self.kill_deadline, self.stopped_by].into_iter().flatten().min()
+    }
+
     fn check_time(&mut self, now: BootTime) -> Vec<Action> {
-        let past_deadline = self.kill_deadline.is_some_and(|deadline| deadline <= now);
+        let past_deadline = self.deadline().is_some_and(|deadline| deadline <= now);
         match self.state {
             State::Idle | State::Killing { .. } | State::Over => vec![],
             State::Running
@@ -241,6 +254,7 @@ impl Supervision {
                 vec![]
             }
             Input::Reaped(Remains::None) => self.tree_dead(),
+            Input::ConnectionGone => self.connection_gone(now),
             Input::KillDeadline(at) => {
                 self.kill_deadline = at;
                 self.check_time(now)
@@ -358,8 +372,20 @@ impl Supervision {
             State::Ended(exit) | State::Settling { exit, .. } | State::Waiting(exit) => Some(exit),
             State::Idle | State::Stopping { .. } | State::Killing { .. } | State::Over => return vec![],
         };
+        // It has its grace now.
+        self.stopped_by = None;
         self.state = State::Stopping { exit, kill_at: now + self.policy.grace };
         vec![Action::StopTree(self.policy.stop_signal)]
+    }
+
+    fn connection_gone(&mut self, now: BootTime) -> Vec<Action> {
+        match self.state {
+            State::Running | State::Ended(_) | State::Settling { .. } | State::Waiting(_) => {
+                self.stopped_by = Some(now + PATIENCE);
+            }
+            State::Idle | State::Stopping { .. } | State::Killing { .. } | State::Over => {}
+        }
+        vec![]
     }
 
     fn kill(&mut self, by: KilledBy) -> Vec<Action> {
@@ -617,6 +643,34 @@ mod tests {
             let mut it = Supervision::new();
             play(&mut it, &[(1, Input::Stop, &[]), (1, Input::Kill, &[]), (2, farewell, &[end])]);
         }
+    }
+
+    #[test]
+    fn a_tree_whose_connection_is_gone_is_stopped_by_the_wrapper_or_killed() {
+        play(
+            &mut running(Kill, None),
+            &[
+                (1, Input::ConnectionGone, &[]),
+                (1, Input::Stop, &[StopTree(SIGTERM)]),
+                (3, Input::Woken, &[]),
+                (4, Input::Woken, &[KillTree]),
+            ],
+        );
+        let mut alone = running(Wait, None);
+        play(&mut alone, &[(1, Input::ConnectionGone, &[])]);
+        assert_eq!(alone.wake_at(), Some(at(1) + PATIENCE));
+        play(
+            &mut alone,
+            &[
+                (2, Input::Woken, &[KillTree]),
+                (2, Input::CommandEnded(KILLED), &[ReportEnded(KILLED)]),
+                (
+                    2,
+                    Input::Reaped(Remains::None),
+                    &[CloseKept, ReportTreeDead(KILLED, Some(KilledBy::Deadline))],
+                ),
+            ],
+        );
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! All descendants of this process, as one thing that can be signalled, frozen, killed and reaped.
 //! It acts on what it finds and promises nothing about what it doesn't: the caller repeats until
-//! [`Tree::reap`] says that nothing is left.
+//! [`Tree::reap`] says that nothing is left. When it can't look, it says that something is.
 
 use std::collections::HashSet;
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -12,6 +14,7 @@ use nix::unistd::Pid;
 use crate::boot_time::BootTime;
 
 use super::descendants::{Process, Stat, children, descendants};
+use super::guardian;
 use super::messages::MAX_NAMED;
 use super::pidfd;
 use super::policy::Remains;
@@ -25,6 +28,11 @@ const STOP_ROUNDS: usize = 8;
 const FIRST_RETRY: Duration = Duration::from_millis(2);
 const LAST_RETRY: Duration = Duration::from_secs(1);
 
+/// How long guardians in the tree are let live when it is killed, so that they can carry out their last
+/// wills: the locks below ours needn't wait for their leases then. They do nothing of the command's work,
+/// and it is well within the margin that every lease keeps.
+const HEIRS_MAY_TAKE: Duration = Duration::from_millis(100);
+
 /// Says of a process of the tree that it isn't to be ended with it: one that serves others as well. It
 /// is asked anew each time, for a process may become something else, and must not block.
 pub type Outlives = fn(Pid) -> bool;
@@ -37,15 +45,43 @@ pub(super) struct Tree {
     spared: HashSet<Pid>,
     /// Which processes of the tree aren't ours to end either, wherever they are in it.
     outlives: Outlives,
+    /// Our child that is or leads to the command, until it is reaped: to be killed without a look.
+    command: Option<Pid>,
     /// A child that is no part of the command, though it is of the tree.
     our_own: Option<Pid>,
     /// What was sent SIGKILL: when it turns up as our child, orphaned by a parent that was quicker to
     /// die, it is no news. An id that is used anew meanwhile is met by the sweep that is due anyhow.
     killed: HashSet<Pid>,
+    /// Guardians that the first sweep has met, until their time is over.
+    heirs: HashSet<Pid>,
+    heirs_until: Option<BootTime>,
     /// Found standing still when the tree was frozen: they stay so when it is thawed.
     stood_still: HashSet<Pid>,
     retry_after: Duration,
     retry_at: Option<BootTime>,
+    /// When a question that a look couldn't answer is to be asked again.
+    ask_again_at: Option<BootTime>,
+    sight: Sight,
+}
+
+/// Whether we have always been able to look.
+#[derive(Debug)]
+enum Sight {
+    Clear,
+    /// We haven't, for this reason, and nobody was told yet.
+    Lost(io::Error),
+    /// Nobody needs to be told again.
+    Told,
+}
+
+/// What SIGKILL has not ended; lists are cut.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Survivors {
+    /// We aren't allowed to send it (another user's, by setuid).
+    pub(super) refused: Vec<Leftover>,
+    /// It was sent seconds ago, and yet they live: frozen from outside, or in the middle of a call that
+    /// doesn't end (a dead file server).
+    pub(super) still_there: Vec<Leftover>,
 }
 
 /// A child that was reaped.
@@ -62,12 +98,22 @@ impl Tree {
             root: Pid::this(),
             spared: spared.into_iter().collect(),
             outlives,
+            command: None,
             our_own: None,
             killed: HashSet::new(),
+            heirs: HashSet::new(),
+            heirs_until: None,
             stood_still: HashSet::new(),
             retry_after: FIRST_RETRY,
             retry_at: None,
+            ask_again_at: None,
+            sight: Sight::Clear,
         }
+    }
+
+    /// This child is the command, or the first process of its namespace.
+    pub(super) fn set_command(&mut self, child: Pid) {
+        self.command = Some(child);
     }
 
     /// This child is ours, not the command's: it isn't named among what the command left. It is the
@@ -78,14 +124,60 @@ impl Tree {
     }
 
     /// Whether anything is left that must end, given what [`Tree::reap`] has said. As with those that
-    /// are spared, the list of our children can be trusted.
-    pub(super) fn remains_to_end(&self, remains: Remains) -> Remains {
+    /// are spared, the list of our children can be trusted. Without one there is something, and the
+    /// question is to be asked again by [`Tree::ask_again_at`].
+    pub(super) fn remains_to_end(&mut self, now: BootTime, remains: Remains) -> Remains {
+        self.ask_again_at = None;
         match remains {
             Remains::None => Remains::None,
-            Remains::Some => {
-                let must_end = |child: &Pid| !self.spared.contains(child) && !(self.outlives)(*child);
-                if children(self.root).iter().any(must_end) { Remains::Some } else { Remains::None }
+            Remains::Some => match self.look() {
+                Some(children) if !children.iter().any(|child| self.must_end(*child)) => Remains::None,
+                Some(_) => Remains::Some,
+                None => {
+                    self.ask_again_at = Some(now + LAST_RETRY);
+                    Remains::Some
+                }
+            },
+        }
+    }
+
+    /// When to ask again what is left; nothing else may bring it up.
+    pub(super) fn ask_again_at(&self) -> Option<BootTime> {
+        self.ask_again_at
+    }
+
+    /// Why processes could not be looked for; said once.
+    pub(super) fn take_blindness(&mut self) -> Option<io::Error> {
+        match std::mem::replace(&mut self.sight, Sight::Told) {
+            Sight::Clear => {
+                self.sight = Sight::Clear;
+                None
             }
+            Sight::Lost(error) => Some(error),
+            Sight::Told => None,
+        }
+    }
+
+    fn must_end(&self, child: Pid) -> bool {
+        !self.spared.contains(&child) && !(self.outlives)(child)
+    }
+
+    /// Our children; `None` if they can't be listed. A list that is empty although `wait` knows of
+    /// children isn't ours.
+    fn look(&mut self) -> Option<Vec<Pid>> {
+        let listed = match children(self.root) {
+            Ok(none) if none.is_empty() && peek() != Err(Errno::ECHILD) => {
+                Err(io::Error::other("/proc doesn't list our children"))
+            }
+            listed => listed,
+        };
+        listed.map_err(|error| self.lose_sight(error)).ok()
+    }
+
+    fn lose_sight(&mut self, error: io::Error) {
+        match self.sight {
+            Sight::Clear => self.sight = Sight::Lost(error),
+            Sight::Lost(_) | Sight::Told => {}
         }
     }
 
@@ -94,25 +186,50 @@ impl Tree {
         let (reaped, remains) = if self.spared.is_empty() { reap_all() } else { self.reap_all_but_spared() };
         for one in &reaped {
             self.killed.remove(&one.pid);
+            self.command = self.command.filter(|command| *command != one.pid);
         }
         (reaped, remains)
     }
 
     /// With children that are spared, whose end is their owner's to take in, `wait` never says that
     /// none is left. But nobody but us takes a child off our list, so the list can be trusted.
-    fn reap_all_but_spared(&self) -> (Vec<Reaped>, Remains) {
-        let ours = || children(self.root).into_iter().filter(|child| !self.spared.contains(child));
-        let reaped = ours().filter_map(|child| wait_for(child.as_raw()).ok().flatten()).collect();
-        (reaped, if ours().next().is_some() { Remains::Some } else { Remains::None })
+    fn reap_all_but_spared(&mut self) -> (Vec<Reaped>, Remains) {
+        let Some(children) = self.look() else { return self.reap_unseen() };
+        let ours = children.into_iter().filter(|child| !self.spared.contains(child));
+        let reaped = ours.filter_map(|child| wait_for(child.as_raw()).ok().flatten()).collect();
+        match self.look() {
+            Some(children) if children.iter().all(|child| self.spared.contains(child)) => {
+                (reaped, Remains::None)
+            }
+            Some(_) | None => (reaped, Remains::Some),
+        }
+    }
+
+    /// Without a list, up to the first spared child that has ended and that its owner hasn't taken in.
+    fn reap_unseen(&self) -> (Vec<Reaped>, Remains) {
+        let mut reaped = Vec::new();
+        loop {
+            match peek() {
+                Err(_) => return (reaped, Remains::None),
+                Ok(Some(child)) if !self.spared.contains(&child) => {
+                    reaped.extend(wait_for(child.as_raw()).ok().flatten());
+                }
+                Ok(Some(_) | None) => return (reaped, Remains::Some),
+            }
+        }
     }
 
     /// The living, by name; at most as many as anybody wants to read. Our own first process of a
     /// namespace is not among them.
-    pub(super) fn named(&self) -> Vec<Leftover> {
+    pub(super) fn named(&mut self) -> Vec<Leftover> {
+        self.named_if(|_| true)
+    }
+
+    fn named_if(&mut self, counts: impl Fn(Pid) -> bool) -> Vec<Leftover> {
         let mut names = Vec::new();
         for process in self.processes().into_iter().filter(|it| Some(it.pid) != self.our_own) {
             match Stat::of(process.pid) {
-                Some(stat) if !stat.is_dead() => {
+                Some(stat) if !stat.is_dead() && counts(process.pid) => {
                     names.push(Leftover { pid: process.pid.as_raw(), name: stat.name })
                 }
                 Some(_) | None => {}
@@ -155,14 +272,16 @@ impl Tree {
         }
     }
 
-    /// Kills what can be found. Returns what we may not kill, and after some seconds whatever still
-    /// lives (in the middle of a call to a dead file server, or frozen from outside). A next sweep is
-    /// due by [`Tree::retry_at`] if the tree isn't dead by then.
-    pub(super) fn kill(&mut self, now: BootTime) -> Vec<Leftover> {
+    /// Kills what can be found, and the command itself even if nothing can be. Returns
+    /// what that doesn't end, as far as it is known yet. A next sweep is due by [`Tree::retry_at`] if the
+    /// tree isn't dead by then.
+    pub(super) fn kill(&mut self, now: BootTime) -> Survivors {
         // Most trees die of the first sweep. What comes through it forks, so it is stopped first.
         let found = if self.retry_at.is_none() { self.processes() } else { self.stop_all() };
+        self.choose_heirs(now, &found);
+        let killed_before = self.killed.clone();
         let mut refused = Vec::new();
-        for process in found {
+        for process in found.into_iter().filter(|process| !self.heirs.contains(&process.pid)) {
             match self.send(process, Signal::SIGKILL) {
                 Ok(()) => {
                     self.killed.insert(process.pid);
@@ -172,19 +291,30 @@ impl Tree {
                 Err(_) => {}
             }
         }
-        self.retry_at = Some(now + self.retry_after);
+        let heirs_until = self.heirs_until.filter(|_| !self.heirs.is_empty());
+        self.retry_at = [Some(now + self.retry_after), heirs_until].into_iter().flatten().min();
         self.retry_after = (self.retry_after * 2).min(LAST_RETRY);
-        if self.retry_after == LAST_RETRY {
-            return self.named();
+        let still_there = match self.retry_after == LAST_RETRY {
+            true => self.named_if(|pid| killed_before.contains(&pid) && !refused.contains(&pid)),
+            false => vec![],
+        };
+        Survivors { refused: refused.iter().take(MAX_NAMED).map(|pid| named(*pid)).collect(), still_there }
+    }
+
+    /// With the first sweep; later ones may find them with another name.
+    fn choose_heirs(&mut self, now: BootTime, found: &[Process]) {
+        match self.heirs_until {
+            None => {
+                self.heirs_until = Some(now + HEIRS_MAY_TAKE);
+                for process in found.iter().filter(|process| is_guardian(process.pid)) {
+                    self.heirs.insert(process.pid);
+                    // One that stands still can't act. It may have gone: then there is nothing to do.
+                    let _ = self.send(*process, Signal::SIGCONT);
+                }
+            }
+            Some(until) if until <= now => self.heirs.clear(),
+            Some(_) => {}
         }
-        refused.truncate(MAX_NAMED);
-        refused
-            .into_iter()
-            .map(|pid| Leftover {
-                pid: pid.as_raw(),
-                name: Stat::of(pid).map(|stat| stat.name).unwrap_or_default(),
-            })
-            .collect()
     }
 
     /// When the next sweep is due.
@@ -193,15 +323,16 @@ impl Tree {
     }
 
     /// Whether we have got a child that no sweep has met: one that was forked or orphaned since.
-    pub(super) fn has_new_child(&self) -> bool {
+    pub(super) fn has_new_child(&mut self) -> bool {
         let is_new = |child: &Pid| {
-            !self.killed.contains(child) && !self.spared.contains(child) && !(self.outlives)(*child)
+            !self.killed.contains(child) && !self.heirs.contains(child) && self.must_end(*child)
         };
-        children(self.root).iter().any(is_new)
+        // Without a look: the sweep that is due anyhow meets it.
+        children(self.root).is_ok_and(|children| children.iter().any(is_new))
     }
 
     /// Stops all it finds, until a look finds nothing new, and returns them.
-    fn stop_all(&self) -> Vec<Process> {
+    fn stop_all(&mut self) -> Vec<Process> {
         let mut seen = HashSet::new();
         let mut stopped = Vec::new();
         for _ in 0..STOP_ROUNDS {
@@ -210,7 +341,7 @@ impl Tree {
             if fresh.is_empty() {
                 break;
             }
-            for process in &fresh {
+            for process in fresh.iter().filter(|process| !self.heirs.contains(&process.pid)) {
                 // One that has gone, or that we may not stop, is dealt with by the caller.
                 let _ = self.send(*process, Signal::SIGSTOP);
             }
@@ -219,10 +350,10 @@ impl Tree {
         stopped
     }
 
-    fn processes(&self) -> Vec<Process> {
+    fn processes(&mut self) -> Vec<Process> {
         let mut skipped = self.spared.clone();
         // Parents come first, so one pass skips everything below a spared child.
-        descendants(self.root)
+        self.look_at_all()
             .into_iter()
             .filter(|process| !(self.outlives)(process.pid))
             .filter(|process| {
@@ -233,6 +364,18 @@ impl Tree {
                 !skip
             })
             .collect()
+    }
+
+    /// All descendants that can be found; the command is known without a look.
+    fn look_at_all(&mut self) -> Vec<Process> {
+        let found = descendants(self.root);
+        let mut processes = found.processes;
+        if let Some(error) = found.error {
+            self.lose_sight(error);
+            let unseen = self.command.filter(|command| processes.iter().all(|it| it.pid != *command));
+            processes.extend(unseen.map(|pid| Process { pid, parent: self.root }));
+        }
+        processes
     }
 
     /// Sends a signal to one process of the tree.
@@ -251,6 +394,32 @@ impl Tree {
             Some(_) | None => Err(Errno::ESRCH),
         }
     }
+}
+
+/// Whether it is the guardian of a wrapper that runs this very program. Who only calls itself so
+/// gains nothing but a moment.
+fn is_guardian(pid: Pid) -> bool {
+    let program = |process: &dyn std::fmt::Display| {
+        std::fs::metadata(format!("/proc/{process}/exe")).map(|meta| (meta.dev(), meta.ino())).ok()
+    };
+    Stat::of(pid).is_some_and(|stat| stat.name.as_bytes() == guardian::NAME.to_bytes())
+        && program(&pid).is_some_and(|theirs| program(&"self") == Some(theirs))
+}
+
+fn named(pid: Pid) -> Leftover {
+    Leftover { pid: pid.as_raw(), name: Stat::of(pid).map(|stat| stat.name).unwrap_or_default() }
+}
+
+/// A child that has ended, if there is one, left where it is. ECHILD: there is no child at all.
+fn peek() -> nix::Result<Option<Pid>> {
+    // SAFETY: all zeros are such a value.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
+    // SAFETY: writes one such value to where we say.
+    Errno::result(unsafe { libc::waitid(libc::P_ALL, 0, &mut info, flags) })?;
+    // SAFETY: what `waitid` leaves there has the field; it is zero if no child has ended.
+    let pid = unsafe { info.si_pid() };
+    Ok((pid != 0).then(|| Pid::from_raw(pid)))
 }
 
 fn reap_all() -> (Vec<Reaped>, Remains) {

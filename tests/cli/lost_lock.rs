@@ -1,5 +1,7 @@
 //! A lock that is lost while the command runs: the tree is ended before anyone else can start.
 
+use nix::sys::signal::Signal;
+
 use crate::support::{LONG_TTL, Running, Server, marked, sh, wait_until};
 
 const SHORT: [&str; 6] = ["-i", "a", "--ttl", "2", "--grace", "300ms"];
@@ -52,4 +54,20 @@ fn without_a_lease_the_connection_is_the_lock() {
     assert_eq!(running.wait().code(), Some(79));
     let finished = running.finish();
     assert!(finished.stderr.contains("the connection that held the lock is gone"), "{}", finished.stderr);
+}
+
+#[test]
+fn without_a_lease_a_stopped_wrapper_loses_its_tree_with_the_connection() {
+    let mut server = Server::start();
+    let mark = format!("OFFICER_TEST_MARK={}-stopped", std::process::id());
+    let (name, value) = mark.split_once('=').unwrap();
+    let script = "setsid sleep 1000 & echo started; sleep 1000";
+    let options = ["-i", "a", "--ttl", "0", "--grace", "1h"];
+    let mut running = Running::start(server.exec(&options, &sh(script)).env(name, value));
+    running.expect_line("started");
+    running.signal(Signal::SIGSTOP);
+    server.kill();
+    wait_until("the tree is dead", || marked(&mark).is_empty());
+    running.signal(Signal::SIGCONT);
+    assert_eq!(running.wait().code(), Some(79));
 }

@@ -1,8 +1,13 @@
 //! Nothing survives the lock: whatever the command left, and whichever of our processes is killed.
 
-use nix::sys::signal::{Signal, kill};
+use std::process::Command;
 
-use crate::support::{LONG_TTL, Running, Server, guardian_of, marked, sh, wait_until};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::support::{
+    LONG_TTL, PROGRAM, Running, Server, clean, finish, guardian_of, is_alive, marked, sh, wait_until,
+};
 
 /// A command whose whole tree can be found, wherever it went.
 struct Marked {
@@ -143,6 +148,22 @@ fn a_killed_guardian_takes_the_tree_along() {
 }
 
 #[test]
+fn a_lock_below_a_killed_wrapper_passes_on_before_its_lease_ends() {
+    let server = Server::start();
+    let inner = format!(
+        "{PROGRAM} --server {} -i inner --ttl {LONG_TTL} -- sh -c 'echo started; sleep 1000'",
+        server.url()
+    );
+    let mut tree = Marked::start(&server, &["-i", "outer", "--ttl", LONG_TTL], &inner, 3);
+    let next_outer = server.wait_for("outer", &["-i", "outer"], &sh(&look_for(&tree.mark)));
+    let next_inner = server.wait_for("inner", &["-i", "inner"], &["true"]);
+    tree.running.signal(Signal::SIGKILL);
+    tree.running.wait();
+    assert_eq!(seen(next_outer), [""; 0]);
+    assert_eq!(next_inner.finish().code, Some(0));
+}
+
+#[test]
 fn a_guardian_that_was_stopped_during_the_wait_starts_the_command() {
     let server = Server::start();
     let holder = server.hold(&["-i", "a"]);
@@ -185,4 +206,96 @@ fn an_isolated_tree_dies_even_if_wrapper_and_guardian_are_killed() {
     kill(guardian, Signal::SIGKILL).unwrap();
     tree.running.wait();
     wait_until("nothing is left", || tree.survivors().is_empty());
+}
+
+/// A wrapper in a mount namespace of its own after `before`, where `script` may hide what it likes;
+/// `None` where the kernel doesn't allow one.
+fn in_own_mounts(server: &Server, options: &[&str], before: &str, script: &str) -> Option<Command> {
+    if finish(Command::new("unshare").args(["-m", "true"])).code != Some(0) {
+        println!("skipped: mount namespaces aren't allowed here");
+        return None;
+    }
+    let mut command = clean(Command::new("unshare"));
+    command.arg("-m").args(sh(before)).args(["sh", PROGRAM, "--server", &server.url()]);
+    command.args(options).arg("--").args(sh(script));
+    Some(command)
+}
+
+/// What goes before a wrapper that finds everything as it is.
+const AS_IT_IS: &str = "exec \"$@\"";
+
+#[test]
+fn a_command_runs_without_a_null_device() {
+    let server = Server::start();
+    let before = format!("mount -t tmpfs none /dev && {AS_IT_IS}");
+    let script = "echo started; read line; echo $line; exit 3";
+    let Some(mut command) = in_own_mounts(&server, &["-i", "a"], &before, script) else { return };
+    let mut running = Running::start(&mut command);
+    running.expect_line("started");
+    running.write_line("and alive");
+    running.expect_line("and alive");
+    assert_eq!(running.finish().code, Some(3));
+}
+
+/// Leaves a daemon, prints its process id, and hides /proc.
+const HIDDEN_DAEMON: &str =
+    "setsid sleep 1000 </dev/null >/dev/null 2>&1 & echo $!; mount -t tmpfs none /proc; ";
+
+fn daemon_of(running: &mut Running) -> Pid {
+    Pid::from_raw(running.line().parse().expect("a process id"))
+}
+
+fn wait_for_blindness(running: &mut Running) {
+    running.stderr_until(|line| line.contains("cannot look for the processes").then_some(()));
+}
+
+#[test]
+fn a_guardian_that_cannot_look_keeps_the_lock_until_the_tree_is_dead() {
+    let server = Server::start();
+    let options = ["-i", "a", "--grace", "100ms"];
+    let Some(mut command) = in_own_mounts(&server, &options, AS_IT_IS, HIDDEN_DAEMON) else { return };
+    let mut running = Running::start(&mut command);
+    let daemon = daemon_of(&mut running);
+    wait_for_blindness(&mut running);
+    assert_eq!(server.run(&["-i", "a", "-n"], &["true"]).code, Some(75), "nobody else gets it");
+    assert!(is_alive(daemon) && running.is_running());
+    kill(daemon, Signal::SIGKILL).unwrap();
+    let finished = running.finish();
+    assert_eq!(finished.code, Some(0));
+    assert!(!finished.stderr.contains("cannot look for"), "said once: {}", finished.stderr);
+}
+
+#[test]
+fn a_wrapper_that_cannot_look_keeps_the_lock_until_the_orphans_are_dead() {
+    let server = Server::start();
+    let script = format!("{HIDDEN_DAEMON} echo hidden; read line");
+    let Some(mut command) = in_own_mounts(&server, &["-i", "a"], AS_IT_IS, &script) else { return };
+    let mut running = Running::start(&mut command);
+    let daemon = daemon_of(&mut running);
+    running.expect_line("hidden");
+    kill(guardian_of(running.pid()), Signal::SIGKILL).unwrap();
+    wait_for_blindness(&mut running);
+    assert_eq!(server.run(&["-i", "a", "-n"], &["true"]).code, Some(75), "nobody else gets it");
+    assert!(is_alive(daemon) && running.is_running());
+    kill(daemon, Signal::SIGKILL).unwrap();
+    assert_eq!(running.finish().code, Some(70));
+}
+
+#[test]
+fn a_guardian_that_can_look_again_ends_the_tree() {
+    let server = Server::start();
+    let options = ["-i", "a", "--grace", "100ms"];
+    let mut tree = Marked::start(&server, &options, &daemon_and("echo started; read line; exit 4"), 3);
+    let guardian = guardian_of(tree.running.pid()).to_string();
+    let allow_descriptors = |limit: &str| {
+        let limited = Command::new("prlimit").args(["--pid", &guardian, limit]).status().unwrap();
+        assert!(limited.success());
+    };
+    allow_descriptors("--nofile=3:");
+    tree.running.write_line("go on");
+    wait_for_blindness(&mut tree.running);
+    assert!(!tree.survivors().is_empty() && tree.running.is_running());
+    allow_descriptors("--nofile=1024:");
+    assert_eq!(tree.running.wait().code(), Some(4));
+    assert_eq!(tree.survivors(), []);
 }

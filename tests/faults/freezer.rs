@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use officer::boot_time::BootTime;
 
 use crate::beats::OnTerm;
@@ -17,6 +18,7 @@ use crate::table::Proof;
 crate::faults![
     a_thawed_tree_is_dead_at_once: "whole tree frozen, then thawed (a paused machine)",
     a_short_pause_costs_nothing: "whole tree frozen for 300 ms",
+    a_frozen_command_keeps_the_lock_until_it_can_die: "command frozen, wrapper SIGTERM, then thawed",
 ];
 
 /// How long an old command may live after the thaw, on a machine that has time for us.
@@ -203,4 +205,26 @@ fn a_short_pause_costs_nothing() -> Proof {
     freezer.thaw();
     lasting(LONG);
     scene.judge_unharmed(holder, next)
+}
+
+/// Frozen by the old freezer, SIGKILL doesn't end it; nobody is said to have forbidden it.
+fn a_frozen_command_keeps_the_lock_until_it_can_die() -> Proof {
+    let Some(freezer) = Freezer::new().filter(|it| matches!(it.kind, Kind::State)) else {
+        return Proof::Skipped("no freezer that holds off SIGKILL may be used here");
+    };
+    let scene = Scene::new();
+    let mut holder = scene.hold();
+    let next = scene.next();
+    let begun = BootTime::now();
+    std::fs::write(freezer.folder.join("cgroup.procs"), holder.command.to_string()).expect("it is ours");
+    freezer.freeze();
+    holder.wrapper.signal(Signal::SIGTERM);
+    holder.wrapper.stderr_until(|line| {
+        assert!(!line.contains("not allowed"), "{line}");
+        line.contains("still there after SIGKILL").then_some(())
+    });
+    assert_eq!(scene.runs(), 1, "nobody else has run");
+    freezer.thaw();
+    let code = holder.ends_with(128 + 9);
+    scene.judge(next, Ending::new(code, begun))
 }

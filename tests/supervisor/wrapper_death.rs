@@ -1,7 +1,7 @@
 //! Wrapper and guardian stand in for each other.
 
-use std::io::Read;
-use std::os::unix::net::UnixListener;
+use std::io::{Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, killpg};
@@ -24,6 +24,8 @@ crate::promises![
     a_guardian_without_command_just_leaves,
     a_wrapper_killed_before_its_command_leaves_its_will,
     what_is_kept_open_closes_with_the_tree,
+    a_stopped_wrapper_loses_the_tree_with_its_connection,
+    a_wrapper_that_stops_the_tree_when_its_connection_is_gone_has_the_grace,
 ];
 
 /// A shell that waits, and a daemon of it.
@@ -144,16 +146,46 @@ fn a_wrapper_killed_before_its_command_leaves_its_will() {
     wait_for_will(&wrapper);
 }
 
-fn what_is_kept_open_closes_with_the_tree() {
-    let mut setting = Setting::script(FAMILY);
+/// A wrapper, and the other end of the connection that its guardian keeps open.
+fn with_connection(mut setting: Setting) -> (Wrapper, UnixStream) {
     let path = setting.folder.path().join("kept");
     let listener = UnixListener::bind(&path).unwrap();
     setting.plan.keep_open = Some(path);
-    let mut wrapper = setting.start();
-    let mut kept = accept(&listener);
+    let wrapper = setting.start();
+    let kept = accept(&listener);
+    (wrapper, kept)
+}
+
+fn what_is_kept_open_closes_with_the_tree() {
+    let (mut wrapper, mut kept) = with_connection(Setting::script(FAMILY));
     kept.set_read_timeout(Some(PATIENCE)).unwrap();
     let family = family(&mut wrapper);
     wrapper.send(Signal::SIGKILL);
     assert_eq!(kept.read(&mut [0]).unwrap(), 0, "it is closed");
     assert!(!family.into_iter().any(is_alive), "and the tree was dead before");
+}
+
+fn a_stopped_wrapper_loses_the_tree_with_its_connection() {
+    let (mut wrapper, mut kept) = with_connection(Setting::script(FAMILY));
+    let family = family(&mut wrapper);
+    wrapper.send(Signal::SIGSTOP);
+    kept.write_all(b"not for the guardian\n").unwrap();
+    drop(kept);
+    wait_until("the tree is dead", || !family.into_iter().any(is_alive));
+    assert_eq!(state(wrapper.pid), Some('T'), "the wrapper still stands");
+    wrapper.send(Signal::SIGCONT);
+    assert_eq!(wrapper.event_at_last("tree_dead")["killed_by"], json!("Deadline"));
+}
+
+fn a_wrapper_that_stops_the_tree_when_its_connection_is_gone_has_the_grace() {
+    let script = "trap 'echo stopping; read line; exit 6' TERM; echo ready; while :; do sleep 0.01; done";
+    let (mut wrapper, kept) = with_connection(Setting::script(script));
+    wrapper.started();
+    wrapper.line();
+    wrapper.order("stop");
+    assert_eq!(wrapper.line(), "stopping");
+    drop(kept);
+    drop(wrapper.stdin.take());
+    let dead = wrapper.event_at_last("tree_dead");
+    assert_eq!((&dead["exit"], &dead["killed_by"]), (&json!({"Code": 6}), &json!(null)));
 }
