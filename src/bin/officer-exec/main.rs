@@ -12,6 +12,7 @@ mod hooks;
 mod last_will;
 mod log;
 mod pid_file;
+mod request;
 mod serve;
 mod status;
 mod status_file;
