@@ -11,7 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::pty::openpty;
 use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
 
-use crate::support::{DEADLINE, Server, clean, sh, spawn_tied};
+use crate::support::{DEADLINE, Server, clean, sh, spawn_tied, wait_until};
 
 const CTRL_C: &[u8] = b"\x03";
 const CTRL_BACKSLASH: &[u8] = b"\x1c";
@@ -92,7 +92,7 @@ fn keys_reach_a_command_that_left_our_group() {
         let script =
             format!("trap \"echo got {name}; exit 5\" {name}; echo ready; while :; do sleep 0.01; done");
         // It puts itself into a group of its own.
-        terminal.run(&server.exec(&[], &["timeout", "1000", "sh", "-c", &script]), "; echo code $?");
+        terminal.run(&server.exec(&[], &["setsid", "sh", "-c", &script]), "; echo code $?");
         terminal.wait_for("ready");
         terminal.press(key);
         terminal.wait_for(&format!("got {name}"));
@@ -126,4 +126,13 @@ fn keys_end_what_the_command_left_behind() {
         terminal.press(key);
         terminal.wait_for("code 4");
     }
+}
+
+#[test]
+fn our_own_lines_stop_no_background_job() {
+    let server = Server::start();
+    let mut terminal = Terminal::open(LocalFlags::TOSTOP);
+    terminal.run(&server.exec(&["-i", "a", "--max-hold", "100ms"], &["sleep", "1000"]), " &");
+    terminal.wait_for("held for --max-hold");
+    wait_until("the job has ended", || server.queue_len("a") == 0);
 }
