@@ -14,6 +14,7 @@ use tokio::net::UnixStream;
 
 use crate::client::{Connect, Stream};
 use crate::local::{EMBEDDED_VERB, socket_name, this_program};
+use crate::own_thread;
 
 /// Another wrapper's server may win the election and then be slow: so often is it tried again.
 const STARTS: u32 = 5;
@@ -33,7 +34,7 @@ impl Connect for Local {
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
                 result => return result,
             }
-            tokio::task::spawn_blocking(start).await.map_err(io::Error::other)??;
+            own_thread::run(start).await??;
             match connect_once().await {
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                     tokio::time::sleep(AFTER_LOST_ELECTION).await;
