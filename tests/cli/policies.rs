@@ -85,6 +85,37 @@ fn the_loss_hook_runs_and_release_is_not_claimed() {
 }
 
 #[test]
+fn the_loss_hook_runs_once_at_the_kill_deadline_too() {
+    let server = Server::start();
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("hooks");
+    let hook = format!("echo $OFFICER_HOOK >> {}", log.display());
+    let mut holder = server.hold(&["-i", "a", "--ttl", "2", "--grace", "0", "--on-lost", &hook]);
+    server.signal(Signal::SIGSTOP);
+    assert_eq!(holder.wait().code(), Some(79));
+    assert_eq!(std::fs::read_to_string(&log).unwrap(), "lost\n");
+    let finished = holder.finish();
+    assert!(finished.stderr.contains("the lock server has not answered in time"), "{}", finished.stderr);
+}
+
+#[test]
+fn the_loss_hook_runs_once_after_a_pause_of_ours_too() {
+    let server = Server::start();
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("hooks");
+    let hook = format!("echo $OFFICER_HOOK >> {}", log.display());
+    let mut holder = server.hold(&["-i", "a", "--ttl", "2", "--grace", "300ms", "--on-lost", &hook]);
+    let guardian = guardian_of(holder.pid());
+    holder.signal(Signal::SIGSTOP);
+    wait_until("the command is dead", || children(guardian).is_empty());
+    holder.signal(Signal::SIGCONT);
+    assert_eq!(holder.wait().code(), Some(79));
+    assert_eq!(std::fs::read_to_string(&log).unwrap(), "lost\n");
+    let finished = holder.finish();
+    assert!(finished.stderr.contains("was stopped, or the host suspended"), "{}", finished.stderr);
+}
+
+#[test]
 fn a_hook_that_fails_is_told_and_changes_nothing() {
     let server = Server::start();
     let finished = server.run(&["--on-acquired", "exit 3"], &sh("exit 5"));

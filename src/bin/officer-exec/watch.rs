@@ -52,6 +52,8 @@ pub struct Watch<'a> {
     requests: Requests,
     /// The tree stands still while the lock server can't be reached.
     frozen: bool,
+    /// The loss was logged and its hook was started.
+    loss_told: bool,
     guardian_died: bool,
     tree: Tree,
 }
@@ -110,6 +112,7 @@ impl<'a> Watch<'a> {
             stopped: None,
             requests: Requests::default(),
             frozen: false,
+            loss_told: false,
             guardian_died: false,
             tree: Tree::Running,
         }
@@ -162,10 +165,15 @@ impl<'a> Watch<'a> {
         while let Some(action) = self.lease.poll(now) {
             match action {
                 Action::Renew => self.guard.renew(),
-                Action::Stop(why) => self.stop_for_loss(why),
+                Action::Stop(_) => self.stop_for_loss(),
                 Action::Kill => {
                     self.note_stop(Stopped::Lost);
                     self.guardian.kill();
+                    match self.tree {
+                        Tree::Running | Tree::LeftBehind(_) => self.tell_loss(),
+                        // After a pause of ours the rest may have ended long ago, which is told next.
+                        Tree::Ended(_) | Tree::Dead(_) => {}
+                    }
                 }
             }
         }
@@ -194,21 +202,33 @@ impl<'a> Watch<'a> {
         &self.guard.grant().name
     }
 
-    fn stop_for_loss(&mut self, why: Why) {
+    fn stop_for_loss(&mut self) {
         if self.tree.is_dead() {
             return;
         }
-        match why {
-            Why::ToldSo => {}
-            Why::NotRenewed => {
-                tracing::error!(
-                    lock = self.name(),
-                    "the lock server has not answered in time, stopping the command"
-                );
-            }
-        }
         self.note_stop(Stopped::Lost);
         self.guardian.stop();
+        self.tell_loss();
+    }
+
+    /// Once, however the loss is met; after what ends the tree, which doesn't wait for it.
+    fn tell_loss(&mut self) {
+        if std::mem::replace(&mut self.loss_told, true) {
+            return;
+        }
+        match self.lease.why_lost() {
+            Some(Why::ToldSo) => {}
+            Some(Why::NotAsked) => tracing::error!(
+                lock = self.name(),
+                "officer-exec was stopped, or the host suspended, for too long to renew the lease, \
+                 stopping the command"
+            ),
+            // The guardian may have had an older deadline.
+            Some(Why::NotRenewed) | None => tracing::error!(
+                lock = self.name(),
+                "the lock server has not answered in time, stopping the command"
+            ),
+        }
         if let Some(hook) = self.hooks.start(Occasion::Lost) {
             self.guardian.spare(hook);
         }
@@ -289,6 +309,16 @@ impl<'a> Watch<'a> {
                 // The guardian may have had an older deadline than we when it killed.
                 if killed_by == Some(KilledBy::Deadline) && exit == KILLED {
                     self.stopped = Some(Stopped::Lost);
+                }
+                let is_loss = match killed_by {
+                    None => false,
+                    Some(KilledBy::Deadline) => true,
+                    Some(
+                        KilledBy::Grace | KilledBy::Request | KilledBy::WrapperGone | KilledBy::GuardianGone,
+                    ) => self.lease.is_lost(),
+                };
+                if is_loss {
+                    self.tell_loss();
                 }
                 self.tree = Tree::Dead(exit);
             }
