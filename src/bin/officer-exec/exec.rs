@@ -281,6 +281,7 @@ fn not_started(plan: &Plan, error: &StartError) -> ExitStatus {
             }
             ExitStatus::NotFound
         }
+        StartError::NoInterpreter { .. } => ExitStatus::NotFound,
         StartError::CannotRun { .. } => ExitStatus::CannotRun,
         StartError::TooLate { .. } => ExitStatus::Lost,
         StartError::CannotIsolate { .. } | StartError::GuardianGone | StartError::Refused(_) => {
