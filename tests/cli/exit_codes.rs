@@ -124,6 +124,20 @@ fn a_limit_on_the_size_of_files_is_told() {
 }
 
 #[test]
+fn a_ttl_beyond_what_the_server_allows_is_2_and_named() {
+    let server = Server::start();
+    let finished = server.run(&["--ttl", "3h"], &["echo", "never"]);
+    assert_eq!((finished.code, finished.stdout.as_str()), (Some(2), ""));
+    assert_eq!(
+        finished.stderr,
+        format!("officer-exec: cannot use --ttl 3h at {}: it must be 0.1 to 7200 seconds\n", server.url())
+    );
+    let absurd = server.run(&["--ttl", "18446744073709551615s"], &["echo", "never"]);
+    assert_eq!((absurd.code, absurd.stdout.as_str()), (Some(2), ""));
+    assert!(absurd.stderr.contains("--ttl") && absurd.stderr.contains("3650 days"), "{}", absurd.stderr);
+}
+
+#[test]
 fn wrong_options_are_2() {
     for (words, named) in [
         (&["--no-such-option", "true"][..], "--no-such-option"),
