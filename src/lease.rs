@@ -109,6 +109,8 @@ pub enum Action {
 pub enum Why {
     /// No renewal was answered up to the stop deadline.
     NotRenewed,
+    /// None was asked for while it was due: this process was stopped, or the host suspended.
+    NotAsked,
     /// The server said that the lock isn't ours.
     ToldSo,
 }
@@ -130,7 +132,8 @@ pub struct Lease {
     told_lost: bool,
     /// Told so by an operator: what is to be given back is still ours.
     revoked: bool,
-    stop_sent: bool,
+    /// Set from when the command must stop.
+    lost: Option<Why>,
     kill_sent: bool,
 }
 
@@ -149,7 +152,7 @@ impl Lease {
             next_renewal,
             told_lost: false,
             revoked: false,
-            stop_sent: false,
+            lost: None,
             kill_sent: false,
         })
     }
@@ -180,7 +183,12 @@ impl Lease {
 
     /// Whether the command was told to stop because of the lease.
     pub fn is_lost(&self) -> bool {
-        self.stop_sent
+        self.lost.is_some()
+    }
+
+    /// Why the command must stop, if it must.
+    pub fn why_lost(&self) -> Option<Why> {
+        self.lost
     }
 
     /// Whether the engine may count the lock as ours. Also after the lease's end: the engine may have
@@ -207,13 +215,14 @@ impl Lease {
     pub fn poll(&mut self, now: BootTime) -> Option<Action> {
         let passed = |deadline: Option<BootTime>| deadline.is_some_and(|at| at <= now);
         if !self.kill_sent && passed(self.kill_deadline()) {
-            self.stop_sent = true;
+            self.lost = self.lost.or(Some(self.reason(now)));
             self.kill_sent = true;
             return Some(Action::Kill);
         }
-        if !self.stop_sent && (self.told_lost || passed(self.stop_deadline())) {
-            self.stop_sent = true;
-            return Some(Action::Stop(if self.told_lost { Why::ToldSo } else { Why::NotRenewed }));
+        if self.lost.is_none() && (self.told_lost || passed(self.stop_deadline())) {
+            let why = self.reason(now);
+            self.lost = Some(why);
+            return Some(Action::Stop(why));
         }
         // Also while stopping: a lease that lives keeps the next holder away until the tree is dead.
         if !self.told_lost && self.next_renewal <= now {
@@ -223,10 +232,21 @@ impl Lease {
         None
     }
 
+    fn reason(&self, now: BootTime) -> Why {
+        if self.told_lost {
+            Why::ToldSo
+        } else if self.next_renewal + self.terms.ask_again_after() <= now {
+            // Not even asked in all that time: whoever polls in time never lets it come so far.
+            Why::NotAsked
+        } else {
+            Why::NotRenewed
+        }
+    }
+
     /// When [`Lease::poll`] has something next; `None`: never without another event.
     pub fn next_wake(&self) -> Option<BootTime> {
         let renewal = (!self.told_lost).then_some(self.next_renewal);
-        let stop = self.stop_deadline().filter(|_| !self.stop_sent);
+        let stop = self.stop_deadline().filter(|_| self.lost.is_none());
         let kill = self.kill_deadline().filter(|_| !self.kill_sent);
         [renewal, stop, kill].into_iter().flatten().min()
     }
@@ -295,8 +315,19 @@ mod tests {
     fn after_a_long_pause_the_deadline_comes_before_the_renewal() {
         let mut lease = ten_seconds();
         assert_eq!(due(&mut lease, at(60_000)), [Action::Kill, Action::Renew]);
+        assert_eq!(lease.why_lost(), Some(Why::NotAsked));
         assert!(lease.is_lost());
         assert!(lease.may_be_ours(), "as the engine sees it: it may have heard of us");
+    }
+
+    #[test]
+    fn a_pause_up_to_the_grace_is_no_fault_of_the_server() {
+        let mut lease = ten_seconds();
+        due(&mut lease, at(3400));
+        lease.renewed(at(3400));
+        assert_eq!(due(&mut lease, at(3400 + 7000))[0], Action::Stop(Why::NotAsked));
+        assert_eq!(due(&mut lease, at(3400 + 9700))[0], Action::Kill);
+        assert_eq!(lease.why_lost(), Some(Why::NotAsked), "the first reason stays");
     }
 
     #[test]

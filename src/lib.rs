@@ -57,6 +57,7 @@ pub mod client;
 pub mod lease;
 pub mod local;
 pub mod lock;
+pub mod own_thread;
 pub mod protocol;
 mod secret;
 pub mod server;

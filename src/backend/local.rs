@@ -12,6 +12,7 @@ use nix::sys::prctl;
 
 use crate::client::{Connect, Stream};
 use crate::local::{EMBEDDED_VERB, Running, this_program};
+use crate::own_thread;
 
 /// Another wrapper's server may win the election and then be slow: so often is it tried again.
 const STARTS: u32 = 5;
@@ -31,7 +32,7 @@ impl Connect for Local {
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
                 result => return result,
             }
-            tokio::task::spawn_blocking(start).await.map_err(io::Error::other)??;
+            own_thread::run(start).await??;
             match Running.connect().await {
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                     tokio::time::sleep(AFTER_LOST_ELECTION).await;

@@ -2,11 +2,12 @@
 //! that closes itself when exec succeeds.
 
 use std::collections::BTreeMap;
-use std::ffi::{CString, OsString};
+use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -103,6 +104,18 @@ impl Program {
         match execvpe(&self.argv[0], &self.argv, &self.env) {
             Ok(never) => match never {},
             Err(errno) => errno,
+        }
+    }
+}
+
+/// Whether a file is there by which `exec` goes by this name. For the error's text alone: our own PATH
+/// is asked.
+pub(super) fn exists(program: &OsStr) -> bool {
+    match program.as_encoded_bytes().contains(&b'/') {
+        true => Path::new(program).is_file(),
+        false => {
+            let folders = std::env::var_os("PATH").unwrap_or_default();
+            std::env::split_paths(&folders).any(|folder| folder.join(program).is_file())
         }
     }
 }

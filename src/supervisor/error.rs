@@ -29,6 +29,12 @@ pub enum StartError {
         /// Its name as it was given.
         program: OsString,
     },
+    /// There is one, and what its first line names to read it isn't there (exit 127).
+    #[error("cannot run {}: its interpreter is missing", program.display())]
+    NoInterpreter {
+        /// Its name as it was given.
+        program: OsString,
+    },
     /// There is one, and it can't be executed (exit 126).
     #[error("cannot run {}: {source}", program.display())]
     CannotRun {

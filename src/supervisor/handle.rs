@@ -120,6 +120,9 @@ impl Guardian {
             Heard::Report(Report::NotStarted { stage, errno }) => {
                 self.over();
                 Err(match (stage, Errno::from_raw(errno)) {
+                    (command::Stage::Execute, Errno::ENOENT) if command::exists(&program) => {
+                        StartError::NoInterpreter { program }
+                    }
                     (command::Stage::Execute, Errno::ENOENT) => StartError::NotFound { program },
                     (command::Stage::Execute, errno) => {
                         StartError::CannotRun { program, source: errno.into() }

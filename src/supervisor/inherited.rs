@@ -34,17 +34,22 @@ pub(super) fn is_ignored(signal: Signal) -> bool {
 pub(super) struct Inherited {
     mask: SigSet,
     child: SigAction,
+    file_size: SigAction,
 }
 
 impl Inherited {
-    /// Looks, and takes SIGCHLD for us: a parent that ignores it is never told how a child ended.
+    /// Looks, and takes two for us: a parent that ignores SIGCHLD is never told how a child ended, and
+    /// SIGXFSZ would end us without a word where ignored it makes an error of the write (`ulimit -f`).
     pub(super) fn capture() -> io::Result<Self> {
         let mut mask = SigSet::empty();
         sigprocmask(SigmaskHow::SIG_BLOCK, None, Some(&mut mask))?;
         let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
         // SAFETY: the default action runs no code of ours.
         let child = unsafe { sigaction(Signal::SIGCHLD, &default) }?;
-        Ok(Self { mask, child })
+        let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
+        // SAFETY: ignoring a signal runs no code of ours.
+        let file_size = unsafe { sigaction(Signal::SIGXFSZ, &ignore) }?;
+        Ok(Self { mask, child, file_size })
     }
 
     /// Puts everything back; for a process that is about to become another program.
@@ -54,10 +59,11 @@ impl Inherited {
             false => SigHandler::SigDfl,
         };
         let pipe = SigAction::new(pipe, SaFlags::empty(), SigSet::empty());
-        // SAFETY: neither action runs code of ours, or the one that stood before us does.
+        // SAFETY: none of these actions runs code of ours, or the one that stood before us does.
         unsafe {
             sigaction(Signal::SIGPIPE, &pipe)?;
             sigaction(Signal::SIGCHLD, &self.child)?;
+            sigaction(Signal::SIGXFSZ, &self.file_size)?;
         }
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(&self.mask), None)?;
         Ok(())

@@ -130,13 +130,7 @@ impl Line {
     /// [`Line::dismiss`] without blocking.
     pub(super) async fn farewell(&mut self) {
         self.order(Order::Goodbye);
-        let watched = pidfd::open(self.guardian).map(|pidfd| {
-            // SAFETY: it owns its descriptor and names the same one until it is dropped.
-            unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }
-        });
-        if let Ok(Ok(end)) = watched {
-            let _ = tokio::time::timeout(FAREWELL, end.readable()).await;
-        }
+        let _ = tokio::time::timeout(FAREWELL, pidfd::ended(self.guardian)).await;
         let _ = waitpid(self.guardian, Some(WaitPidFlag::WNOHANG));
     }
 

@@ -55,6 +55,7 @@ pub use handle::Guardian;
 pub use launch::{LastWill, Launch};
 pub use nix::sys::signal::Signal;
 pub use nix::unistd::Pid;
+pub use pidfd::ended;
 pub use policy::{Leftovers, Policy};
 pub use signals::{Received, Signals};
 pub use stdio::let_go_of_stdio;

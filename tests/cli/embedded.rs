@@ -4,6 +4,7 @@
 //! Each test is a user of its own (a uid that nobody has), so it needs root.
 
 use std::collections::BTreeSet;
+use std::fs::Permissions;
 use std::io::Write;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
@@ -14,6 +15,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::{Pid, geteuid};
@@ -409,4 +411,31 @@ mod under_another_lock {
         assert_eq!(user.server(), embedded);
         assert_eq!(holder.finish().code, Some(3));
     }
+}
+
+#[test]
+fn a_limit_on_processes_costs_no_line_and_no_run() {
+    let Some(user) = User::new() else { return };
+    let server = Server::start();
+    std::fs::set_permissions(server.socket().parent().unwrap(), Permissions::from_mode(0o755)).unwrap();
+    std::fs::set_permissions(server.socket(), Permissions::from_mode(0o777)).unwrap();
+    let mut command = user.exec(&["-s", &server.url(), "--max-hold", "1", "--", "sleep", "1000"]);
+    // The wrapper, its guardian and the command, so no thread for the log.
+    // SAFETY: one system call, which may be made between fork and exec.
+    unsafe { command.pre_exec(|| Ok(setrlimit(Resource::RLIMIT_NPROC, 3, 3)?)) };
+    let finished = finish(&mut command);
+    assert_eq!(finished.code, Some(124), "{}", finished.stderr);
+    assert!(finished.stderr.contains("held for --max-hold"), "{}", finished.stderr);
+}
+
+#[test]
+fn a_limit_on_processes_is_told_if_the_server_can_not_be_started() {
+    let Some(user) = User::new() else { return };
+    let mut command = user.exec(&["-s", "local", "-T", "1s", "--", "true"]);
+    // The wrapper and its guardian.
+    // SAFETY: one system call, which may be made between fork and exec.
+    unsafe { command.pre_exec(|| Ok(setrlimit(Resource::RLIMIT_NPROC, 2, 2)?)) };
+    let finished = finish(&mut command);
+    assert_eq!(finished.code, Some(69), "{}", finished.stderr);
+    assert!(finished.stderr.contains("cannot start a thread"), "{}", finished.stderr);
 }

@@ -1,10 +1,12 @@
 //! Every row of the table of exit codes.
 
-use std::process::Stdio;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
 
-use crate::support::{Running, Server, finish, officer_exec, sh, wait_until};
+use crate::support::{Running, Server, clean, finish, officer_exec, sh, wait_until};
 
 #[test]
 fn the_commands_own() {
@@ -92,6 +94,47 @@ fn a_command_that_is_not_there_is_127() {
     assert_eq!(finished.code, Some(127));
     assert!(finished.stderr.contains("no-such-command"), "{}", finished.stderr);
     assert_eq!(server.queue_len("a"), 0);
+}
+
+#[test]
+fn a_script_without_its_interpreter_is_127_and_told_so() {
+    let server = Server::start();
+    let folder = tempfile::tempdir().unwrap();
+    let script = folder.path().join("script");
+    std::fs::write(&script, "#!/nowhere/interpreter\n").unwrap();
+    std::fs::set_permissions(&script, Permissions::from_mode(0o755)).unwrap();
+    let by_path = server.run(&[], &[script.to_str().unwrap()]);
+    let by_name = finish(server.exec(&[], &["script"]).env("PATH", folder.path()));
+    for finished in [by_path, by_name] {
+        assert_eq!(finished.code, Some(127), "{}", finished.stderr);
+        assert!(finished.stderr.ends_with("its interpreter is missing\n"), "{}", finished.stderr);
+    }
+}
+
+#[test]
+fn a_limit_on_the_size_of_files_is_told() {
+    let server = Server::start();
+    let mut limited = clean(Command::new("sh"));
+    limited.args(["-c", "ulimit -f 0; exec \"$@\"", "sh"]);
+    let command = server.exec(&[], &["true"]);
+    limited.arg(command.get_program()).args(command.get_args());
+    let finished = finish(&mut limited);
+    assert_eq!(finished.code, Some(70), "{}", finished.stderr);
+    assert!(finished.stderr.contains("File too large"), "{}", finished.stderr);
+}
+
+#[test]
+fn a_ttl_beyond_what_the_server_allows_is_2_and_named() {
+    let server = Server::start();
+    let finished = server.run(&["--ttl", "3h"], &["echo", "never"]);
+    assert_eq!((finished.code, finished.stdout.as_str()), (Some(2), ""));
+    assert_eq!(
+        finished.stderr,
+        format!("officer-exec: cannot use --ttl 3h at {}: it must be 0.1 to 7200 seconds\n", server.url())
+    );
+    let absurd = server.run(&["--ttl", "18446744073709551615s"], &["echo", "never"]);
+    assert_eq!((absurd.code, absurd.stdout.as_str()), (Some(2), ""));
+    assert!(absurd.stderr.contains("--ttl") && absurd.stderr.contains("3650 days"), "{}", absurd.stderr);
 }
 
 #[test]

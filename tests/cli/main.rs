@@ -18,4 +18,5 @@ mod signals;
 mod standby;
 mod status_file;
 mod support;
+mod terminal;
 mod tree;

@@ -3,7 +3,7 @@
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-use crate::support::{LONG_TTL, Running, Server, sh, state, wait_until};
+use crate::support::{LONG_TTL, Running, Server, children, guardian_of, is_pending, sh, state, wait_until};
 
 #[test]
 fn min_hold_keeps_the_lock_after_a_short_command() {
@@ -11,11 +11,30 @@ fn min_hold_keeps_the_lock_after_a_short_command() {
     let mut running =
         Running::start(&mut server.exec(&["-i", "a", "--min-hold", "1h"], &sh("echo ran; exit 4")));
     running.expect_line("ran");
-    wait_until("the command is gone", || crate::support::children(running.pid()).len() <= 1);
+    wait_until("the command is gone", || children(running.pid()).len() <= 1);
     assert_eq!(server.run(&["-i", "a", "-n"], &["true"]).code, Some(75));
     running.signal(Signal::SIGTERM);
     assert_eq!(running.finish().code, Some(4), "the command's own code");
     assert_eq!(server.queue_len("a"), 0);
+}
+
+#[test]
+fn min_hold_is_ended_by_who_asks_for_the_end_alone() {
+    let server = Server::start();
+    for signal in [Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT] {
+        let mut running =
+            Running::start(&mut server.exec(&["-i", "a", "--min-hold", "1h"], &sh("echo ran; exit 4")));
+        running.expect_line("ran");
+        let guardian = guardian_of(running.pid());
+        wait_until("the command is gone", || children(guardian).is_empty());
+        for other in [Signal::SIGWINCH, Signal::SIGCONT, Signal::SIGUSR1] {
+            running.signal(other);
+        }
+        assert_eq!(server.run(&["-i", "a", "-n"], &["true"]).code, Some(75));
+        assert!(running.is_running());
+        running.signal(signal);
+        assert_eq!(running.finish().code, Some(4), "{signal}");
+    }
 }
 
 #[test]
@@ -66,6 +85,37 @@ fn the_loss_hook_runs_and_release_is_not_claimed() {
 }
 
 #[test]
+fn the_loss_hook_runs_once_at_the_kill_deadline_too() {
+    let server = Server::start();
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("hooks");
+    let hook = format!("echo $OFFICER_HOOK >> {}", log.display());
+    let mut holder = server.hold(&["-i", "a", "--ttl", "2", "--grace", "0", "--on-lost", &hook]);
+    server.signal(Signal::SIGSTOP);
+    assert_eq!(holder.wait().code(), Some(79));
+    assert_eq!(std::fs::read_to_string(&log).unwrap(), "lost\n");
+    let finished = holder.finish();
+    assert!(finished.stderr.contains("the lock server has not answered in time"), "{}", finished.stderr);
+}
+
+#[test]
+fn the_loss_hook_runs_once_after_a_pause_of_ours_too() {
+    let server = Server::start();
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("hooks");
+    let hook = format!("echo $OFFICER_HOOK >> {}", log.display());
+    let mut holder = server.hold(&["-i", "a", "--ttl", "2", "--grace", "300ms", "--on-lost", &hook]);
+    let guardian = guardian_of(holder.pid());
+    holder.signal(Signal::SIGSTOP);
+    wait_until("the command is dead", || children(guardian).is_empty());
+    holder.signal(Signal::SIGCONT);
+    assert_eq!(holder.wait().code(), Some(79));
+    assert_eq!(std::fs::read_to_string(&log).unwrap(), "lost\n");
+    let finished = holder.finish();
+    assert!(finished.stderr.contains("was stopped, or the host suspended"), "{}", finished.stderr);
+}
+
+#[test]
 fn a_hook_that_fails_is_told_and_changes_nothing() {
     let server = Server::start();
     let finished = server.run(&["--on-acquired", "exit 3"], &sh("exit 5"));
@@ -84,6 +134,27 @@ fn freeze_lets_the_tree_stand_still_while_the_server_is_away() {
     wait_until("it stands still", || state(command) == Some('T'));
     server.start_again();
     wait_until("it goes on", || state(command) != Some('T'));
+    running.write_line("");
+    running.expect_line("went on");
+    assert_eq!(running.finish().code, Some(0));
+}
+
+#[test]
+fn what_stands_still_is_not_continued_by_a_signal_to_us() {
+    let mut server = Server::start();
+    let options = ["--on-suspend", "freeze", "--ttl", LONG_TTL];
+    let script = "trap 'echo told' USR1; echo $$; while ! read line; do :; done; echo went on";
+    let mut running = Running::start(&mut server.exec(&options, &sh(script)));
+    let command = Pid::from_raw(running.line().parse().unwrap());
+    server.kill();
+    wait_until("it stands still", || state(command) == Some('T'));
+    running.signal(Signal::SIGCONT);
+    // Forwarded after it, and pending for as long as the command stands.
+    running.signal(Signal::SIGUSR1);
+    wait_until("the later one has arrived", || is_pending(command, Signal::SIGUSR1));
+    assert_eq!(state(command), Some('T'));
+    server.start_again();
+    running.expect_line("told");
     running.write_line("");
     running.expect_line("went on");
     assert_eq!(running.finish().code, Some(0));

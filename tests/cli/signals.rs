@@ -1,9 +1,8 @@
 //! Signals to the wrapper: what is forwarded, and how a stop goes.
 
 use nix::sys::signal::Signal;
-use nix::unistd::Pid;
 
-use crate::support::{LONG_TTL, Running, Server, children, guardian_of, sh, wait_until};
+use crate::support::{LONG_TTL, Running, Server, children, guardian_of, is_pending, sh, wait_until};
 
 /// Says which signals it gets, and ends at end of file.
 const REPORTER: &str = "for s in HUP INT USR1 USR2 QUIT; do trap \"echo got $s\" $s; done; \
@@ -62,7 +61,11 @@ fn a_second_term_kills_at_once() {
     running.expect_line("started");
     running.signal(Signal::SIGTERM);
     running.expect_line("refused");
-    running.signal(Signal::SIGTERM);
+    // Two that come in quick succession are one.
+    wait_until("it has ended", || {
+        running.signal(Signal::SIGTERM);
+        !running.is_running()
+    });
     assert_eq!(running.finish().code, Some(137));
 }
 
@@ -91,12 +94,41 @@ fn a_second_term_kills_what_the_command_left_behind() {
     let script = "trap '' TERM; setsid sleep 1000 & exit 4";
     let mut running = Running::start(&mut server.exec(&options, &["sh", "-c", script]));
     running.stderr_until(|line| line.contains("left processes behind").then_some(()));
-    // Two that come in quick succession may be one.
+    // Two that come in quick succession are one.
     wait_until("it has ended", || {
         running.signal(Signal::SIGTERM);
         !running.is_running()
     });
     assert_eq!(running.finish().code, Some(4));
+}
+
+#[test]
+fn whatever_asks_for_the_end_ends_what_the_command_left_behind() {
+    let server = Server::start();
+    for signal in [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP] {
+        let script = ["sh", "-c", "setsid sleep 1000 & exit 4"];
+        let mut running = Running::start(&mut server.exec(&["--leftovers", "wait"], &script));
+        running.stderr_until(|line| line.contains("left processes behind").then_some(()));
+        running.signal(signal);
+        assert_eq!(running.finish().code, Some(4), "{signal}");
+    }
+}
+
+#[test]
+fn two_terms_at_once_leave_the_command_its_grace() {
+    let server = Server::start();
+    let script = "trap 'echo stopping; read line; echo cleaned up; exit 9' TERM; \
+                  echo started; while :; do sleep 0.01; done";
+    let options = ["--ttl", LONG_TTL, "--grace", "20m"];
+    let mut running = Running::start(&mut server.exec(&options, &sh(script)));
+    running.expect_line("started");
+    running.signal(Signal::SIGTERM);
+    wait_until("the first was taken", || !is_pending(running.pid(), Signal::SIGTERM));
+    running.signal(Signal::SIGTERM);
+    running.expect_line("stopping");
+    running.write_line("go on");
+    running.expect_line("cleaned up");
+    assert_eq!(running.finish().code, Some(9));
 }
 
 #[test]
@@ -127,10 +159,4 @@ fn who_leaves_before_the_server_has_answered_leaves_nothing() {
     assert_eq!((finished.code, finished.stdout.as_str()), (Some(143), ""), "{}", finished.stderr);
     server.signal(Signal::SIGCONT);
     assert_eq!(server.run(&["-i", "a"], &["true"]).code, Some(0));
-}
-
-fn is_pending(pid: Pid, signal: Signal) -> bool {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("ShdPnd:")).unwrap();
-    u64::from_str_radix(line.trim(), 16).unwrap() & (1 << (signal as i32 - 1)) != 0
 }

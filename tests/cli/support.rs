@@ -298,6 +298,13 @@ pub fn state(pid: Pid) -> Option<char> {
     stat.rsplit_once(')')?.1.trim_start().chars().next()
 }
 
+/// Whether a signal was sent to a process and not taken by it yet.
+pub fn is_pending(pid: Pid, signal: Signal) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("ShdPnd:")).unwrap();
+    u64::from_str_radix(line.trim(), 16).unwrap() & (1 << (signal as i32 - 1)) != 0
+}
+
 /// The children of a process.
 pub fn children(pid: Pid) -> Vec<Pid> {
     let is_child = |candidate: &Pid| parent(*candidate) == Some(pid);

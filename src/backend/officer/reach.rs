@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::boot_time::BootTime;
 use crate::client::{Connect, OpenError, Session, Stream};
 use crate::lock::SessionId;
-use crate::protocol::Request;
+use crate::protocol::{ErrorCode, Request};
 
 use super::link::Link;
 use crate::backend::{ConnectError, ConnectOptions};
@@ -68,6 +68,18 @@ impl ConnectError {
     }
 }
 
+/// A server says of a ttl that it doesn't allow what it does allow; that is for whoever chose the ttl.
+fn refused(server: String, ttl: Duration, answer: String) -> ConnectError {
+    let of_ttl = format!("{}: ttl ", ErrorCode::BadField.as_str());
+    match answer.strip_prefix(&of_ttl) {
+        Some(allowed) => {
+            let ttl = humantime::format_duration(ttl);
+            ConnectError::Unsupported(format!("cannot use --ttl {ttl} at {server}: it {allowed}"))
+        }
+        None => ConnectError::Refused { server, cause: answer },
+    }
+}
+
 /// Opens a session, or without a lease nothing, and sends the first request in the same packet.
 pub(super) async fn open(
     connector: Arc<dyn Connect>,
@@ -89,6 +101,6 @@ pub(super) async fn open(
     match Session::open_on(stream, connector, Some(id), options.ttl, options.who, Some(&first)).await {
         Ok(session) => Ok(Link::Leased(session)),
         Err(OpenError::Unreachable { source, .. }) => Err(ConnectError::new(server, &source)),
-        Err(OpenError::Refused { answer, .. }) => Err(ConnectError::Refused { server, cause: answer }),
+        Err(OpenError::Refused { answer, .. }) => Err(refused(server, options.ttl, answer)),
     }
 }

@@ -4,7 +4,6 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
 use officer::backend::{
     self, AcquireError, Busy, ConnectError, ConnectOptions, Grant, Guard, Wait, WaitEnd, Will,
 };
@@ -18,6 +17,7 @@ use crate::cli::{Plan, VERBS};
 use crate::exit_status::ExitStatus;
 use crate::hooks::{Hooks, Occasion};
 use crate::last_will;
+use crate::request::asks_for_the_end;
 use crate::status_file::{Report, StatusFile, seconds};
 use crate::user;
 use crate::watch::{Parts, Watch};
@@ -100,11 +100,11 @@ async fn story(
     }
     let status = match guardian.start(launch(plan, environment, &*guard, &lease)).await {
         Err(error) => not_started(plan, &error),
-        Ok(_) => {
+        Ok(command) => {
             if let Err(error) = let_go_of_stdio() {
                 tracing::info!("stdin and stdout stay open in the wrapper: {error}");
             }
-            let parts = Parts { guard: &mut *guard, lease: &mut lease, guardian: &mut guardian };
+            let parts = Parts { guard: &mut *guard, lease: &mut lease, guardian: &mut guardian, command };
             Watch::new(plan, parts, signals, &mut hooks, timer, granted).run_to_end(report).await
         }
     };
@@ -199,7 +199,7 @@ async fn end_of_wait(signals: &mut Signals, guardian: &mut Guardian) -> ExitStat
 async fn ending_signal(signals: &mut Signals) -> i32 {
     loop {
         let received = signals.next().await.expect("our own pipe can be read");
-        if matches!(received.signal, Signal::SIGINT | Signal::SIGTERM | Signal::SIGHUP | Signal::SIGQUIT) {
+        if asks_for_the_end(received.signal) {
             return received.signal as i32;
         }
     }
@@ -277,6 +277,7 @@ fn not_started(plan: &Plan, error: &StartError) -> ExitStatus {
             }
             ExitStatus::NotFound
         }
+        StartError::NoInterpreter { .. } => ExitStatus::NotFound,
         StartError::CannotRun { .. } => ExitStatus::CannotRun,
         StartError::TooLate { .. } => ExitStatus::Lost,
         StartError::CannotIsolate { .. } | StartError::GuardianGone | StartError::Refused(_) => {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
+use officer::supervisor::ended;
 use tokio::task::JoinHandle;
 
 /// A hook that runs longer is killed, with its process group.
@@ -101,17 +102,20 @@ impl Occasion {
 
 async fn see_to_its_end(occasion: Occasion, mut child: Child) {
     let group = Pid::from_raw(child.id() as i32);
-    let mut end = tokio::task::spawn_blocking(move || child.wait());
-    let status = match tokio::time::timeout(BOUND, &mut end).await {
-        Ok(status) => status,
+    match tokio::time::timeout(BOUND, ended(group)).await {
+        Ok(Ok(())) => {}
+        // Not reaped yet, so the group is still its own.
+        Ok(Err(error)) => {
+            let _ = killpg(group, Signal::SIGKILL);
+            tracing::warn!("the hook --on-{} was killed: cannot watch it: {error}", occasion.name());
+        }
         Err(_) => {
-            // Not reaped yet, so the group is still its own.
             let _ = killpg(group, Signal::SIGKILL);
             tracing::warn!("the hook --on-{} was killed after {BOUND:?}", occasion.name());
-            end.await
+            let _ = ended(group).await;
         }
-    };
-    if let Ok(Ok(status)) = status
+    }
+    if let Ok(status) = child.wait()
         && !ExitStatus::success(&status)
     {
         tracing::warn!("the hook --on-{} failed: {status}", occasion.name());

@@ -3,12 +3,15 @@
 
 use std::fmt;
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
 use clap::ValueEnum;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use tracing::level_filters::LevelFilter;
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
@@ -154,7 +157,8 @@ pub fn finish() {
 static SINK: OnceLock<Sink> = OnceLock::new();
 
 struct Sink {
-    entries: SyncSender<Entry>,
+    /// `None`: no thread could be made, so lines are written where they come up.
+    entries: Option<SyncSender<Entry>>,
     lost: AtomicU64,
 }
 
@@ -166,12 +170,16 @@ enum Entry {
 impl Sink {
     fn start() -> Self {
         let (entries, queued) = sync_channel(QUEUED_LINES);
-        std::thread::spawn(move || write_all(&queued));
-        Self { entries, lost: AtomicU64::new(0) }
+        let started = std::thread::Builder::new().spawn(move || write_all(&queued));
+        Self { entries: started.is_ok().then_some(entries), lost: AtomicU64::new(0) }
     }
 
     fn push(&self, line: Vec<u8>) {
-        if self.entries.try_send(Entry::Line(line)).is_err() {
+        let taken = match &self.entries {
+            Some(entries) => entries.try_send(Entry::Line(line)).is_ok(),
+            None => write_if_it_does_not_block(&line),
+        };
+        if !taken {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -183,8 +191,9 @@ impl Sink {
                 format!("officer-exec: {lost} log lines were lost, stderr was not read\n").into_bytes(),
             );
         }
+        let Some(entries) = &self.entries else { return };
         let (done, flushed) = sync_channel(1);
-        if self.entries.try_send(Entry::Flush(done)).is_ok() {
+        if entries.try_send(Entry::Flush(done)).is_ok() {
             // A stderr that is stuck for good must not keep us: whatever is left is lost.
             let _ = flushed.recv_timeout(FLUSH_BOUND);
         }
@@ -192,6 +201,9 @@ impl Sink {
 }
 
 fn write_all(queued: &Receiver<Entry>) {
+    // A terminal that stops whoever writes to it from behind (stty tostop) would stop us and the command
+    // for a line of ours. That this fails is not to be feared, and no reason to write nothing.
+    let _ = terminal_stop().thread_block();
     for entry in queued {
         match entry {
             // A stderr that is closed can't be told.
@@ -199,6 +211,21 @@ fn write_all(queued: &Receiver<Entry>) {
             Entry::Flush(done) => drop(done.send(())),
         }
     }
+}
+
+fn terminal_stop() -> SigSet {
+    SigSet::from_iter([Signal::SIGTTOU])
+}
+
+/// Writes what fits at once, on the thread that has other things to do; returns whether it did.
+fn write_if_it_does_not_block(line: &[u8]) -> bool {
+    let stderr = io::stderr();
+    let mut room = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
+    let is_ready = line.len() <= libc::PIPE_BUF && poll(&mut room, PollTimeout::ZERO) == Ok(1);
+    let Ok(mask) = terminal_stop().thread_swap_mask(SigmaskHow::SIG_BLOCK) else { return false };
+    let written = is_ready && io::stderr().write_all(line).is_ok();
+    let _ = mask.thread_set_mask();
+    written
 }
 
 /// Makes a writer for each event.

@@ -14,6 +14,7 @@ mod last_will;
 mod log;
 mod own_file;
 mod pid_file;
+mod request;
 mod serve;
 mod serve_args;
 mod serve_signals;
@@ -48,7 +49,8 @@ fn main() -> ExitCode {
     let _ = nix::sys::prctl::set_name(c"officer-exec");
     officer::local::this_program_has_the_verb();
     let args: Vec<OsString> = std::env::args_os().collect();
-    let status = run(args);
+    // A fault of ours has its own code; it was told when it came up, and the guardian has ended the tree.
+    let status = std::panic::catch_unwind(|| run(args)).unwrap_or(ExitStatus::Internal);
     log::finish();
     status.into()
 }

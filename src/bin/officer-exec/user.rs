@@ -6,6 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
 
 use nix::unistd::{Uid, User, geteuid};
+use officer::own_thread;
 
 /// The users of this host alone.
 const LOCAL_USERS: &str = "/etc/passwd";
@@ -20,7 +21,7 @@ pub async fn name() -> Option<String> {
         return Some(name);
     }
     // Its thread may hang beyond the bound; nobody waits for it, not even at the end.
-    let lookup = tokio::task::spawn_blocking(move || User::from_uid(uid));
+    let lookup = own_thread::run(move || User::from_uid(uid));
     let found = tokio::time::timeout(LOOKUP_BOUND, lookup).await.ok()?.ok()?.ok()??;
     Some(found.name)
 }

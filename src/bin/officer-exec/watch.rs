@@ -2,6 +2,7 @@
 //! in order. Decides little itself: the lease machine says when to stop, the guardian ends the tree.
 
 use nix::sys::signal::Signal;
+use nix::unistd::{Pid, getpgid, getpgrp};
 use officer::backend::{Event as LeaseEvent, Guard, Loss};
 use officer::boot_time::BootTime;
 use officer::boot_timer::BootTimer;
@@ -13,6 +14,7 @@ use officer::supervisor::{
 use crate::cli::{OnSuspend, Plan};
 use crate::exit_status::ExitStatus;
 use crate::hooks::{Hooks, Occasion};
+use crate::request::{Answer, Phase, Requests};
 use crate::status_file::Report;
 
 /// How a command ends that was killed.
@@ -26,6 +28,8 @@ pub struct Parts<'a> {
     pub lease: &'a mut Lease,
     /// What runs under it.
     pub guardian: &'a mut Guardian,
+    /// The command's process.
+    pub command: Pid,
 }
 
 /// A command under its lock.
@@ -34,6 +38,7 @@ pub struct Watch<'a> {
     guard: &'a mut dyn Guard,
     lease: &'a mut Lease,
     guardian: &'a mut Guardian,
+    command: Pid,
     signals: &'a mut Signals,
     hooks: &'a mut Hooks,
     timer: BootTimer,
@@ -44,8 +49,11 @@ pub struct Watch<'a> {
     /// Until when the lock is kept although the command has ended.
     min_hold_until: Option<BootTime>,
     stopped: Option<Stopped>,
-    /// A TERM came; the next one kills.
-    termed: bool,
+    requests: Requests,
+    /// The tree stands still while the lock server can't be reached.
+    frozen: bool,
+    /// The loss was logged and its hook was started.
+    loss_told: bool,
     guardian_died: bool,
     tree: Tree,
 }
@@ -73,6 +81,8 @@ enum Tree {
     Running,
     /// The command has ended, descendants may live.
     Ended(Exit),
+    /// The same, and descendants do live.
+    LeftBehind(Exit),
     Dead(Exit),
 }
 
@@ -86,12 +96,13 @@ impl<'a> Watch<'a> {
         timer: BootTimer,
         granted: BootTime,
     ) -> Self {
-        let Parts { guard, lease, guardian } = parts;
+        let Parts { guard, lease, guardian, command } = parts;
         Self {
             plan,
             guard,
             lease,
             guardian,
+            command,
             signals,
             hooks,
             timer,
@@ -99,7 +110,9 @@ impl<'a> Watch<'a> {
             max_hold_at: plan.max_hold.map(|hold| granted + hold),
             min_hold_until: plan.min_hold.map(|hold| granted + hold),
             stopped: None,
-            termed: false,
+            requests: Requests::default(),
+            frozen: false,
+            loss_told: false,
             guardian_died: false,
             tree: Tree::Running,
         }
@@ -152,10 +165,15 @@ impl<'a> Watch<'a> {
         while let Some(action) = self.lease.poll(now) {
             match action {
                 Action::Renew => self.guard.renew(),
-                Action::Stop(why) => self.stop_for_loss(why),
+                Action::Stop(_) => self.stop_for_loss(),
                 Action::Kill => {
                     self.note_stop(Stopped::Lost);
                     self.guardian.kill();
+                    match self.tree {
+                        Tree::Running | Tree::LeftBehind(_) => self.tell_loss(),
+                        // After a pause of ours the rest may have ended long ago, which is told next.
+                        Tree::Ended(_) | Tree::Dead(_) => {}
+                    }
                 }
             }
         }
@@ -184,21 +202,33 @@ impl<'a> Watch<'a> {
         &self.guard.grant().name
     }
 
-    fn stop_for_loss(&mut self, why: Why) {
+    fn stop_for_loss(&mut self) {
         if self.tree.is_dead() {
             return;
         }
-        match why {
-            Why::ToldSo => {}
-            Why::NotRenewed => {
-                tracing::error!(
-                    lock = self.name(),
-                    "the lock server has not answered in time, stopping the command"
-                );
-            }
-        }
         self.note_stop(Stopped::Lost);
         self.guardian.stop();
+        self.tell_loss();
+    }
+
+    /// Once, however the loss is met; after what ends the tree, which doesn't wait for it.
+    fn tell_loss(&mut self) {
+        if std::mem::replace(&mut self.loss_told, true) {
+            return;
+        }
+        match self.lease.why_lost() {
+            Some(Why::ToldSo) => {}
+            Some(Why::NotAsked) => tracing::error!(
+                lock = self.name(),
+                "officer-exec was stopped, or the host suspended, for too long to renew the lease, \
+                 stopping the command"
+            ),
+            // The guardian may have had an older deadline.
+            Some(Why::NotRenewed) | None => tracing::error!(
+                lock = self.name(),
+                "the lock server has not answered in time, stopping the command"
+            ),
+        }
         if let Some(hook) = self.hooks.start(Occasion::Lost) {
             self.guardian.spare(hook);
         }
@@ -224,7 +254,10 @@ impl<'a> Watch<'a> {
                 );
                 match self.plan.on_suspend {
                     OnSuspend::Run => {}
-                    OnSuspend::Freeze => self.guardian.freeze(),
+                    OnSuspend::Freeze => {
+                        self.frozen = true;
+                        self.guardian.freeze();
+                    }
                 }
             }
             LeaseEvent::Resumed => {
@@ -232,7 +265,10 @@ impl<'a> Watch<'a> {
                 self.lease.resumed(BootTime::now());
                 match self.plan.on_suspend {
                     OnSuspend::Run => {}
-                    OnSuspend::Freeze => self.guardian.thaw(),
+                    OnSuspend::Freeze => {
+                        self.frozen = false;
+                        self.guardian.thaw();
+                    }
                 }
             }
             LeaseEvent::Lost(loss) => {
@@ -253,6 +289,9 @@ impl<'a> Watch<'a> {
         match event {
             TreeEvent::Ended(exit) => self.tree = Tree::Ended(exit),
             TreeEvent::Leftovers(left) => {
+                if let Tree::Ended(exit) = self.tree {
+                    self.tree = Tree::LeftBehind(exit);
+                }
                 let what = match self.plan.policy.leftovers {
                     Leftovers::Kill => "ending them",
                     Leftovers::Wait => "holding the lock until they are gone",
@@ -264,12 +303,30 @@ impl<'a> Watch<'a> {
                 );
             }
             TreeEvent::Unkillable(left) => {
-                tracing::error!(lock = self.name(), "not allowed to end {}; keeping the lock", names(&left));
+                let kept = match self.lease.end() {
+                    Some(_) => "its lease is renewed",
+                    None => "its connection lasts",
+                };
+                tracing::error!(
+                    lock = self.name(),
+                    "not allowed to end {}; keeping the lock for as long as {kept}",
+                    names(&left)
+                );
             }
             TreeEvent::TreeDead { exit, killed_by } => {
                 // The guardian may have had an older deadline than we when it killed.
                 if killed_by == Some(KilledBy::Deadline) && exit == KILLED {
                     self.stopped = Some(Stopped::Lost);
+                }
+                let is_loss = match killed_by {
+                    None => false,
+                    Some(KilledBy::Deadline) => true,
+                    Some(
+                        KilledBy::Grace | KilledBy::Request | KilledBy::WrapperGone | KilledBy::GuardianGone,
+                    ) => self.lease.is_lost(),
+                };
+                if is_loss {
+                    self.tell_loss();
                 }
                 self.tree = Tree::Dead(exit);
             }
@@ -281,28 +338,47 @@ impl<'a> Watch<'a> {
     }
 
     fn received(&mut self, received: Received) {
-        let Received { signal, from_terminal } = received;
-        match self.tree {
-            Tree::Dead(_) => self.min_hold_until = None,
-            Tree::Running | Tree::Ended(_) if signal == Signal::SIGTERM => {
+        match self.requests.take(BootTime::now(), received, self.phase()) {
+            Answer::Nothing => {}
+            Answer::Forward => self.guardian.signal(received.signal),
+            Answer::Stop => {
                 // Whoever asks us to end doesn't know whether the command has ended by itself.
                 self.min_hold_until = None;
-                if self.stopped.is_some() || std::mem::replace(&mut self.termed, true) {
-                    self.guardian.kill();
-                } else {
-                    self.note_stop(Stopped::Asked);
-                    self.guardian.stop();
-                }
+                self.note_stop(Stopped::Asked);
+                self.guardian.stop();
             }
-            // A terminal has sent its own to the command already.
-            Tree::Running | Tree::Ended(_) if from_terminal => {}
-            Tree::Running | Tree::Ended(_) => self.guardian.signal(signal),
+            Answer::Kill => {
+                self.min_hold_until = None;
+                self.guardian.kill();
+            }
+            Answer::LetGo => self.min_hold_until = None,
         }
+    }
+
+    fn phase(&self) -> Phase {
+        match self.tree {
+            Tree::Running => Phase::Running {
+                in_our_group: self.is_command_in_our_group(),
+                frozen: self.frozen,
+                ending: match self.stopped {
+                    None | Some(Stopped::Asked) => false,
+                    Some(Stopped::TooLong | Stopped::Lost) => true,
+                },
+            },
+            Tree::Ended(_) => Phase::Ended,
+            Tree::LeftBehind(_) => Phase::LeftBehind,
+            Tree::Dead(_) => Phase::Over,
+        }
+    }
+
+    /// A command that has just ended is in nobody's: it needs no signal either.
+    fn is_command_in_our_group(&self) -> bool {
+        getpgid(Some(self.command)).is_ok_and(|group| group == getpgrp())
     }
 
     /// How it went, in one line where it did not go by itself.
     fn tell(self, report: &mut Report) -> ExitStatus {
-        let (Tree::Ended(exit) | Tree::Dead(exit)) = self.tree else {
+        let (Tree::Ended(exit) | Tree::LeftBehind(exit) | Tree::Dead(exit)) = self.tree else {
             unreachable!("the loop ends with the tree");
         };
         report.ended(exit);
@@ -324,7 +400,7 @@ impl<'a> Watch<'a> {
 impl Tree {
     fn is_dead(self) -> bool {
         match self {
-            Self::Running | Self::Ended(_) => false,
+            Self::Running | Self::Ended(_) | Self::LeftBehind(_) => false,
             Self::Dead(_) => true,
         }
     }
