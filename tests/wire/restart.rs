@@ -249,7 +249,7 @@ fn after_a_reboot_sessions_wait_and_plain_connections_do_not() {
     pretend_another_boot(dir.path());
 
     // No host is up for so long: the wait after the reboot is still on.
-    let server = ServerProcess::start(&["--max-ttl", "36500d"], dir.path());
+    let server = ServerProcess::start(&["--max-ttl", "3650d"], dir.path());
     let (mut back, mut new, mut plain) = (server.client(), server.client(), server.client());
     assert_eq!(back.resume(&session)["holds"][0]["token"], held["token"]);
     new.open(30.0);
@@ -264,7 +264,7 @@ fn after_a_reboot_sessions_wait_and_plain_connections_do_not() {
     assert!(log.contains("the host was restarted"), "{log}");
 
     // It is still the same reboot for a server that is started once more.
-    let server = ServerProcess::start(&["--max-ttl", "36500d"], dir.path());
+    let server = ServerProcess::start(&["--max-ttl", "3650d"], dir.path());
     let mut new = server.client();
     new.open(30.0);
     let refused = new.ask_json(r#"{"command":"lock","name":"x","limit":1,"timeout":0}"#);
