@@ -2,13 +2,15 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
+use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::pty::openpty;
+use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
 use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
 
 use crate::support::{DEADLINE, Server, clean, sh, spawn_tied, wait_until};
@@ -16,35 +18,54 @@ use crate::support::{DEADLINE, Server, clean, sh, spawn_tied, wait_until};
 const CTRL_C: &[u8] = b"\x03";
 const CTRL_BACKSLASH: &[u8] = b"\x1c";
 
-/// An interactive shell on a terminal of its own.
+/// A program, a shell for example, that has a terminal and leads its session.
 struct Terminal {
-    shell: Child,
+    leader: Child,
     screen: File,
     shown: String,
 }
 
 impl Terminal {
-    /// `flags`: beside those that a terminal has.
+    /// Of an interactive shell. `flags`: beside those that a terminal has.
     fn open(flags: LocalFlags) -> Self {
-        let pty = openpty(None, None).unwrap();
-        let mut settings = tcgetattr(&pty.slave).unwrap();
+        let mut shell = clean(Command::new("sh"));
+        shell.arg("-i").env("PS1", "").env_remove("ENV");
+        Self::of(shell, flags)
+    }
+
+    fn of(mut leader: Command, flags: LocalFlags) -> Self {
+        // Close-on-exec from the start: whoever has the other end keeps the terminal from hanging up.
+        let master = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).unwrap();
+        grantpt(&master).unwrap();
+        unlockpt(&master).unwrap();
+        let mut options = File::options();
+        let slave = options.read(true).write(true).custom_flags(libc::O_NOCTTY);
+        let slave = slave.open(ptsname_r(&master).unwrap()).unwrap();
+        let mut settings = tcgetattr(&slave).unwrap();
         // What we type needn't come back at us.
         settings.local_flags.remove(LocalFlags::ECHO);
         settings.local_flags.insert(flags);
-        tcsetattr(&pty.slave, SetArg::TCSANOW, &settings).unwrap();
-        let mut command = clean(Command::new("sh"));
-        command.arg("-i").env("PS1", "").env_remove("ENV");
-        let [stdin, stdout, stderr] = [(); 3].map(|()| Stdio::from(pty.slave.try_clone().unwrap()));
-        command.stdin(stdin).stdout(stdout).stderr(stderr);
+        tcsetattr(&slave, SetArg::TCSANOW, &settings).unwrap();
+        let [stdin, stdout, stderr] = [(); 3].map(|()| Stdio::from(slave.try_clone().unwrap()));
+        leader.stdin(stdin).stdout(stdout).stderr(stderr);
         // SAFETY: two system calls, which may be made between fork and exec.
         unsafe {
-            command.pre_exec(|| {
+            leader.pre_exec(|| {
                 nix::unistd::setsid()?;
                 nix::errno::Errno::result(libc::ioctl(0, libc::TIOCSCTTY, 0))?;
                 Ok(())
             })
         };
-        Self { shell: spawn_tied(&mut command), screen: File::from(pty.master), shown: String::new() }
+        Self {
+            leader: spawn_tied(&mut leader),
+            screen: File::from(OwnedFd::from(master)),
+            shown: String::new(),
+        }
+    }
+
+    /// The other end is gone, as when a connection to the host breaks.
+    fn hang_up(&mut self) {
+        self.screen = File::open("/dev/null").unwrap();
     }
 
     fn press(&mut self, keys: &[u8]) {
@@ -79,8 +100,8 @@ impl Terminal {
 impl Drop for Terminal {
     fn drop(&mut self) {
         // It may have ended.
-        let _ = self.shell.kill();
-        let _ = self.shell.wait();
+        let _ = self.leader.kill();
+        let _ = self.leader.wait();
     }
 }
 
@@ -113,6 +134,22 @@ fn keys_reach_a_command_in_our_group_once() {
     terminal.press(b"go on\n");
     terminal.wait_for("hits 1");
     terminal.wait_for("code 0");
+}
+
+#[test]
+fn a_hang_up_reaches_a_command_whose_wrapper_leads_the_session() {
+    let server = Server::start();
+    let folder = tempfile::tempdir().unwrap();
+    let heard = folder.path().join("heard");
+    let script = format!(
+        "trap 'echo hup > {}; exit 5' HUP; echo ready; while :; do sleep 0.01; done",
+        heard.display()
+    );
+    let mut terminal = Terminal::of(server.exec(&["-i", "a"], &sh(&script)), LocalFlags::empty());
+    terminal.wait_for("ready");
+    terminal.hang_up();
+    wait_until("the command has heard it", || heard.exists());
+    wait_until("the command has ended", || server.queue_len("a") == 0);
 }
 
 #[test]

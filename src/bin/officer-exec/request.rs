@@ -18,6 +18,8 @@ pub enum Phase {
     Running {
         /// Whether it is in our process group: then a terminal's signals reach it without us.
         in_our_group: bool,
+        /// Whether we lead the session: then a terminal's hang-up reaches us alone.
+        leading: bool,
         /// Whether we let it stand still.
         frozen: bool,
         /// Whether it is being ended for another reason than a signal.
@@ -59,6 +61,7 @@ impl Requests {
         match phase {
             Phase::Running { ending, .. } if signal == Signal::SIGTERM => self.end(now, ending),
             Phase::Running { frozen: true, .. } if signal == Signal::SIGCONT => Answer::Nothing,
+            Phase::Running { leading: true, .. } if signal == Signal::SIGHUP => Answer::Forward,
             Phase::Running { in_our_group: true, .. } if from_terminal => Answer::Nothing,
             Phase::Running { .. } => Answer::Forward,
             // It may be the very one that has ended the command.
@@ -92,7 +95,8 @@ mod tests {
     use super::*;
     use Signal::*;
 
-    const RUNNING: Phase = Phase::Running { in_our_group: true, frozen: false, ending: false };
+    const RUNNING: Phase =
+        Phase::Running { in_our_group: true, leading: false, frozen: false, ending: false };
 
     fn at(millis: u64) -> BootTime {
         BootTime::from_since_boot(Duration::from_millis(1_000_000 + millis))
@@ -104,9 +108,12 @@ mod tests {
 
     #[test]
     fn each_signal_has_its_answer_in_each_phase() {
-        let away = Phase::Running { in_our_group: false, frozen: false, ending: false };
-        let frozen = Phase::Running { in_our_group: true, frozen: true, ending: false };
-        let ending = Phase::Running { in_our_group: true, frozen: false, ending: true };
+        let running =
+            |in_our_group, leading, frozen, ending| Phase::Running { in_our_group, leading, frozen, ending };
+        let away = running(false, false, false, false);
+        let leading = running(true, true, false, false);
+        let frozen = running(true, false, true, false);
+        let ending = running(true, false, false, true);
         for (phase, signal, from_terminal, answer) in [
             (RUNNING, SIGTERM, false, Answer::Stop),
             (RUNNING, SIGINT, false, Answer::Forward),
@@ -117,6 +124,9 @@ mod tests {
             (away, SIGINT, true, Answer::Forward),
             (away, SIGQUIT, true, Answer::Forward),
             (away, SIGTERM, false, Answer::Stop),
+            (RUNNING, SIGHUP, true, Answer::Nothing),
+            (leading, SIGHUP, true, Answer::Forward),
+            (leading, SIGINT, true, Answer::Nothing),
             (frozen, SIGCONT, false, Answer::Nothing),
             (frozen, SIGUSR1, false, Answer::Forward),
             (frozen, SIGTERM, false, Answer::Stop),

@@ -2,7 +2,7 @@
 //! in order. Decides little itself: the lease machine says when to stop, the guardian ends the tree.
 
 use nix::sys::signal::Signal;
-use nix::unistd::{Pid, getpgid, getpgrp};
+use nix::unistd::{Pid, getpgid, getpgrp, getsid};
 use officer::backend::{Event as LeaseEvent, Guard, Loss};
 use officer::boot_time::BootTime;
 use officer::boot_timer::BootTimer;
@@ -359,6 +359,7 @@ impl<'a> Watch<'a> {
         match self.tree {
             Tree::Running => Phase::Running {
                 in_our_group: self.is_command_in_our_group(),
+                leading: getsid(None).is_ok_and(|session| session == Pid::this()),
                 frozen: self.frozen,
                 ending: match self.stopped {
                     None | Some(Stopped::Asked) => false,
