@@ -21,6 +21,7 @@ use nix::unistd::{Pid, Uid, User, geteuid};
 use tokio::net::UnixStream;
 
 use crate::client::{Connect, Stream};
+use crate::server::LOG_FILE_NAME;
 
 /// Root's state folder.
 const ROOT_STATE: &str = "/var/lib/officer-exec/local";
@@ -30,9 +31,6 @@ const HOME_STATE: &str = ".local/state/officer-exec";
 
 /// For users without a home: no private /tmp hides it, and it lives as long as the locks can.
 const HOMELESS_STATE: &str = "/dev/shm";
-
-/// In the state folder while a server runs; one that ends in order takes it away (it is SQLite's).
-const STORE_IN_USE: &str = "officer.db-wal";
 
 /// The name of this user's abstract socket, without the leading NUL.
 pub fn socket_name() -> String {
@@ -85,7 +83,7 @@ pub enum Absence {
 
 /// Why [`Running`] was refused a connection.
 pub fn absence() -> io::Result<Absence> {
-    let left_behind = state_path(geteuid()).join(STORE_IN_USE).try_exists()?;
+    let left_behind = state_path(geteuid()).join(LOG_FILE_NAME).try_exists()?;
     Ok(match (is_bound(&socket_name())?, left_behind) {
         (true, _) => Absence::Starting,
         (false, true) => Absence::Broken,

@@ -54,6 +54,7 @@ pub use bounds::Bounds;
 pub use connection::Peer;
 pub use listener::{Address, Listener};
 pub use lookout::BusyPoll;
+pub(crate) use store::LOG_FILE_NAME;
 pub use store::StoreError;
 
 use event_loop::EventLoop;

@@ -19,4 +19,6 @@ mod standby;
 mod status_file;
 mod support;
 mod terminal;
+#[path = "../terminals/mod.rs"]
+mod terminals;
 mod tree;

@@ -24,6 +24,8 @@ mod servers;
 mod support;
 mod table;
 mod terminal;
+#[path = "../terminals/mod.rs"]
+mod terminals;
 mod wall_clock;
 
 use libtest_mimic::{Arguments, Failed, Trial};

@@ -8,6 +8,8 @@ mod exits;
 mod isolated;
 mod odd;
 mod terminal;
+#[path = "../terminals/mod.rs"]
+mod terminals;
 mod world;
 mod wrapper;
 mod wrapper_death;

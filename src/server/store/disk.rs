@@ -20,6 +20,8 @@ use super::{Saved, StoreError, fresh_token};
 /// reservation's fsync one in many seconds at full rate, and 2^53 lasts for 10^9 crashes.
 const TOKEN_BLOCK: u64 = 1 << 20;
 const FILE_NAME: &str = "officer.db";
+/// SQLite's log beside it: there while a server runs, and taken away by one that ends in order.
+pub(crate) const LOG_FILE_NAME: &str = "officer.db-wal";
 const LOCK_FILE_NAME: &str = "officer.lock";
 
 /// The row of the number of commits.

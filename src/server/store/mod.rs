@@ -19,6 +19,8 @@ use crate::lock::{ClaimState, Grant, Limit, SessionId, Token, Who};
 
 use super::StoreConfig;
 
+pub(crate) use disk::LOG_FILE_NAME;
+
 use disk::DiskStore;
 use pending::PendingClaim;
 use schema::SCHEMA_VERSION;
