@@ -1,6 +1,7 @@
 //! A lock that is held: fail at once, wait for a time, leave a long queue; say who has it.
 
-use crate::support::Server;
+use crate::played::{self, Played};
+use crate::support::{Running, Server, officer_exec};
 
 #[test]
 fn no_blocking_fails_at_once_and_names_the_holder() {
@@ -24,6 +25,27 @@ fn the_wait_limit_ends_the_wait() {
         assert!(busy.stderr.contains("waited 100ms"), "{}", busy.stderr);
     }
     assert_eq!(server.queue_len("a"), 1);
+}
+
+#[test]
+fn a_question_whose_answer_was_lost_is_asked_again_for_the_rest_of_the_wait_limit() {
+    let (listener, url) = played::listen();
+    let options = ["-s", &url, "-i", "a", "-t", "1min"];
+    let waiter = Running::start(officer_exec().args(options).args(["--", "echo", "never"]));
+    let asked = || {
+        let mut question = Played::accept(&listener);
+        (question.expect("lock")["timeout"].as_f64().unwrap(), question)
+    };
+    let (whole, lost) = asked();
+    drop(lost);
+    let (rest, mut heard) = asked();
+    assert!(whole == 60.0 && rest < whole, "{whole} s, then {rest} s");
+    heard.say(&[
+        r#"{"session":"00000000000000000000000000000001","ttl":10,"result":"opened"}"#,
+        r#"{"name":"a","queue":[],"holders":[],"result":"timed_out"}"#,
+    ]);
+    let finished = waiter.finish();
+    assert_eq!((finished.code, finished.stdout.as_str()), (Some(75), ""), "{finished:?}");
 }
 
 #[test]

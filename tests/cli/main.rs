@@ -11,6 +11,7 @@ mod generated;
 mod lock_id;
 mod lost_lock;
 mod operators;
+mod played;
 mod policies;
 mod restart;
 mod semaphore;

@@ -1,14 +1,13 @@
 //! The operators' verbs against a server with real wrappers.
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
 use nix::sys::signal::Signal;
 use nix::sys::socket::{Backlog, listen};
 
-use crate::support::{DEADLINE, Finished, LONG_TTL, Running, Server, finish, officer_exec, sh, wait_until};
+use crate::played::{self, Played};
+use crate::support::{Finished, LONG_TTL, Running, Server, finish, officer_exec, sh, wait_until};
 
 fn ask(server: &Server, words: &[&str]) -> Finished {
     finish(officer_exec().args(words).args(["--server", &server.url()]))
@@ -145,46 +144,9 @@ fn a_holder_that_is_stopping_keeps_the_next_one_away_over_a_kill_of_the_server()
     assert_eq!(holder.wait().code(), Some(79));
 }
 
-/// One connection of a server that says what a test wants.
-struct Played(BufReader<TcpStream>);
-
-impl Played {
-    fn accept(listener: &TcpListener) -> Self {
-        let stream = listener.accept().unwrap().0;
-        stream.set_read_timeout(Some(DEADLINE)).unwrap();
-        Self(BufReader::new(stream))
-    }
-
-    /// Reads up to the first request of this kind.
-    fn expect(&mut self, command: &str) -> serde_json::Value {
-        loop {
-            let mut line = String::new();
-            assert!(self.0.read_line(&mut line).unwrap() > 0, "the end came before {command}");
-            let request: serde_json::Value = serde_json::from_str(&line).unwrap();
-            if request["command"] == command {
-                return request;
-            }
-        }
-    }
-
-    fn say(&mut self, lines: &[&str]) {
-        let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
-        self.0.get_mut().write_all(text.as_bytes()).unwrap();
-    }
-
-    /// Takes an `open` with a `lock` behind it; the session's id.
-    fn open(&mut self) -> String {
-        let id = self.expect("open")["session"].as_str().unwrap().to_owned();
-        self.expect("lock");
-        self.say(&[&format!(r#"{{"session":"{id}","ttl":10,"result":"opened"}}"#)]);
-        id
-    }
-}
-
 #[test]
 fn a_waiter_whose_lost_grant_was_taken_gives_it_back_and_asks_again() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("officer://{}", listener.local_addr().unwrap());
+    let (listener, url) = played::listen();
     let waiter = Running::start(officer_exec().args(["-s", &url, "-i", "a", "--", "echo", "started"]));
     let mut first = Played::accept(&listener);
     let id = first.open();
@@ -267,8 +229,7 @@ fn operators_find_the_server_that_a_command_would_find() {
 
 #[test]
 fn who_watches_is_told_once_that_the_server_is_away_and_sees_it_come_back() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("officer://{}", listener.local_addr().unwrap());
+    let (listener, url) = played::listen();
     let mut watcher = Running::start(officer_exec().args(["status", "--watch", "-s", &url]));
     let answer = |sessions: u32| {
         let mut look = Played::accept(&listener);

@@ -62,6 +62,8 @@ pub(crate) struct Reaching {
     next_try: BootTime,
     backoff: Duration,
     give_up_at: BootTime,
+    /// It had a place before: the wait limit may pass meanwhile.
+    until: Option<BootTime>,
 }
 
 impl Client {
@@ -115,14 +117,16 @@ impl Client {
         id[..8].copy_from_slice(&env.rng.next().to_be_bytes());
         id[8..].copy_from_slice(&env.rng.next().to_be_bytes());
         let (id, backoff) = (SessionId::from_bytes(id), FIRST_BACKOFF);
-        self.phase = Phase::Reaching(Reaching { id, attempt: None, next_try: now, backoff, give_up_at });
+        let until = self.until;
+        self.phase =
+            Phase::Reaching(Reaching { id, attempt: None, next_try: now, backoff, give_up_at, until });
         self.keep_reaching(now, env);
     }
 
     fn keep_reaching(&mut self, now: BootTime, env: &mut Env) {
         let Phase::Reaching(reaching) = &mut self.phase else { return };
         let (id, attempt) = (reaching.id, reaching.attempt);
-        if reaching.give_up_at <= now || self.until.is_some_and(|until| until <= now) {
+        if reaching.give_up_at <= now || reaching.until.is_some_and(|until| until <= now) {
             let is_unreachable = reaching.give_up_at <= now;
             if let Some((conn, _)) = attempt {
                 env.close_up(conn);
@@ -132,12 +136,13 @@ impl Client {
         if attempt.is_none() && reaching.next_try <= now {
             let conn = env.connect(self.id);
             reaching.attempt = Some((conn, now));
-            env.send_up(conn, Request::Open { session: Some(id), ttl: self.plan.ttl, who: Who::default() });
-            env.send_up(conn, self.lock_request(now));
             if self.until.is_none() {
-                // The server counts from when this arrives.
+                // Each later try asks for what is left: the server may have heard this one.
+                self.until = self.wait_limit().map(|limit| now + limit);
                 self.waits_since = env.now();
             }
+            env.send_up(conn, Request::Open { session: Some(id), ttl: self.plan.ttl, who: Who::default() });
+            env.send_up(conn, self.lock_request(now));
         }
     }
 
@@ -164,9 +169,6 @@ impl Client {
         self.phase = Phase::Waiting;
         self.suspended_since = None;
         self.next_renewal = now + self.plan.ttl / 3;
-        if self.until.is_none() {
-            self.until = self.wait_limit().map(|limit| now + limit);
-        }
     }
 
     fn wait_limit(&self) -> Option<Duration> {
@@ -435,7 +437,7 @@ impl Client {
             Phase::Idle | Phase::Done => None,
             Phase::Reaching(reaching) => {
                 let next_try = reaching.attempt.is_none().then_some(reaching.next_try);
-                [Some(reaching.give_up_at), self.until, next_try].into_iter().flatten().min()
+                [Some(reaching.give_up_at), reaching.until, next_try].into_iter().flatten().min()
             }
             Phase::Waiting => Some(self.waiting_wake()),
             Phase::Holding(lease) => [lease.next_wake(), self.kill_at].into_iter().flatten().min(),

@@ -1,6 +1,7 @@
 //! A place in a queue at an Officer server: asked for, kept while the connection comes and goes, and
 //! answered.
 
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::boot_time::BootTime;
@@ -28,14 +29,51 @@ pub(super) struct Place<'a> {
     officer: &'a mut Officer,
     wanted: &'a Wanted,
     full_name: String,
-    /// When the wait limit passes; it counts from when the server is reached.
-    until: Option<BootTime>,
+    limit: WaitLimit,
     /// Since when the server can't be reached.
     suspended_since: Option<BootTime>,
     next_renewal: BootTime,
     /// Since when the link is up.
     linked_at: BootTime,
+    /// When we asked last.
+    asked_at: BootTime,
     setbacks: Option<Setbacks>,
+}
+
+/// How long to wait. Every try to reach the server shares it: it counts from the first one that could
+/// ask, for the server may have heard that one although its answer was lost.
+#[derive(Clone)]
+struct WaitLimit {
+    /// `None`: for ever.
+    length: Option<Duration>,
+    until: Arc<OnceLock<BootTime>>,
+}
+
+impl WaitLimit {
+    fn new(wait: Wait) -> Self {
+        let length = match wait {
+            Wait::Forever => None,
+            Wait::AtMost(length) => Some(length),
+            Wait::No => Some(Duration::ZERO),
+        };
+        Self { length, until: Arc::default() }
+    }
+
+    /// The server is about to be asked.
+    fn begin(&self, now: BootTime) {
+        if let Some(length) = self.length {
+            self.until.get_or_init(|| now + length);
+        }
+    }
+
+    /// When it passes, once it has begun.
+    fn until(&self) -> Option<BootTime> {
+        self.until.get().copied()
+    }
+
+    fn left(&self, now: BootTime) -> Option<Duration> {
+        self.until().map(|until| until.saturating_since(now)).or(self.length)
+    }
 }
 
 /// Links that were lost as soon as they were made, one after another.
@@ -56,10 +94,11 @@ impl<'a> Place<'a> {
             officer,
             wanted,
             full_name,
-            until: None,
+            limit: WaitLimit::new(wanted.wait),
             suspended_since: None,
             next_renewal: now,
             linked_at: now,
+            asked_at: now,
             setbacks: None,
         };
         place.next_renewal = now + place.renew_every();
@@ -78,17 +117,22 @@ impl<'a> Place<'a> {
         let id = std::mem::replace(&mut self.officer.next_id, draw_id());
         self.officer.opening = (!self.officer.options.ttl.is_zero()).then_some(id);
         let (connector, options) = (&self.officer.connector, &self.officer.options);
-        let (full_name, wanted, until) = (&self.full_name, self.wanted, self.until);
+        let (full_name, wanted, limit) = (&self.full_name, self.wanted, &self.limit);
         let link = keep_trying(&server, options, || {
-            let first = lock_request(full_name, wanted, until, BootTime::now());
+            let (full_name, wanted, limit) = (full_name.clone(), wanted.clone(), limit.clone());
+            let first = move || {
+                let now = BootTime::now();
+                limit.begin(now);
+                lock_request(&full_name, &wanted, &limit, now)
+            };
             Box::pin(open(connector.clone(), options.clone(), dialed.take(), id, first))
         })
         .await?;
         self.officer.link = Some(link);
         self.officer.opening = None;
         let now = BootTime::now();
-        self.until = self.until.or(wait_limit(self.wanted).map(|limit| now + limit));
         self.linked_at = now;
+        self.asked_at = now;
         self.suspended_since = None;
         self.next_renewal = now + self.renew_every();
         Ok(())
@@ -130,24 +174,28 @@ impl<'a> Place<'a> {
 
     fn wake(&self) -> BootTime {
         let Some(since) = self.suspended_since else {
-            let overdue = self.until.map(|until| until + ANSWER_SLACK);
-            return overdue.map_or(self.next_renewal, |overdue| overdue.min(self.next_renewal));
+            return self.overdue().map_or(self.next_renewal, |overdue| overdue.min(self.next_renewal));
         };
         let unreachable_at = since + self.officer.options.connect_timeout;
-        self.until.map_or(unreachable_at, |until| until.min(unreachable_at))
+        self.limit.until().map_or(unreachable_at, |until| until.min(unreachable_at))
+    }
+
+    /// By then the server must have told us that the wait limit has passed.
+    fn overdue(&self) -> Option<BootTime> {
+        self.limit.until().map(|until| until.max(self.asked_at) + ANSWER_SLACK)
     }
 
     /// A renewal is due, or a server that is gone has been gone too long.
     fn woken(&mut self, now: BootTime) -> Result<(), AcquireError> {
         let Some(since) = self.suspended_since else {
-            if self.until.is_some_and(|until| until + ANSWER_SLACK <= now) {
+            if self.overdue().is_some_and(|overdue| overdue <= now) {
                 return Err(self.busy(Vec::new()));
             }
             self.next_renewal = now + self.ask_again_after();
             self.link().renew();
             return Ok(());
         };
-        if self.until.is_some_and(|until| until <= now) {
+        if self.limit.until().is_some_and(|until| until <= now) {
             return Err(self.busy(Vec::new()));
         }
         if since + self.officer.options.connect_timeout <= now {
@@ -178,11 +226,13 @@ impl<'a> Place<'a> {
                 Ok(None)
             }
             Heard::Resumed { .. } => {
+                let now = BootTime::now();
                 self.suspended_since = None;
-                self.next_renewal = BootTime::now() + self.renew_every();
+                self.next_renewal = now + self.renew_every();
+                self.asked_at = now;
                 // Also if it lists our lock: only the answer says that we have it, for the list may
                 // come from before a reboot of the server's host, and another may have had it since.
-                let again = lock_request(&self.full_name, self.wanted, self.until, BootTime::now());
+                let again = lock_request(&self.full_name, self.wanted, &self.limit, now);
                 self.link().ask(&again);
                 Ok(None)
             }
@@ -193,7 +243,7 @@ impl<'a> Place<'a> {
     /// Our session is gone and our place with it: a new session, at the end of the queue.
     async fn start_over(&mut self, loss: Loss) -> Result<(), AcquireError> {
         let pause = self.set_back(&loss, BootTime::now())?;
-        let until = self.until;
+        let until = self.limit.until();
         let opening = async {
             tokio::time::sleep(pause).await;
             self.link_up().await
@@ -269,25 +319,11 @@ impl<'a> Place<'a> {
     }
 }
 
-fn wait_limit(wanted: &Wanted) -> Option<Duration> {
-    match wanted.wait {
-        Wait::Forever => None,
-        Wait::AtMost(limit) => Some(limit),
-        Wait::No => Some(Duration::ZERO),
-    }
-}
-
 /// Asks for the lock, with what is left of the wait limit.
-fn lock_request(
-    full_name: &str,
-    wanted: &Wanted,
-    until: Option<BootTime>,
-    now: BootTime,
-) -> Request<'static> {
-    let left = until.map(|until| until.saturating_since(now));
+fn lock_request(full_name: &str, wanted: &Wanted, limit: &WaitLimit, now: BootTime) -> Request<'static> {
     Request::Lock(LockRequest {
         name: full_name.to_owned().into(),
-        timeout: left.or(wait_limit(wanted)),
+        timeout: limit.left(now),
         queue_max: wanted.queue_max,
         limit: Some(wanted.limit),
     })

@@ -80,18 +80,20 @@ fn refused(server: String, ttl: Duration, answer: String) -> ConnectError {
     }
 }
 
-/// Opens a session, or without a lease nothing, and sends the first request in the same packet.
+/// Opens a session, or without a lease nothing, and sends the first request in the same packet; it is
+/// made when there is a connection to send it on.
 pub(super) async fn open(
     connector: Arc<dyn Connect>,
     options: ConnectOptions,
     dialed: Option<Box<dyn Stream>>,
     id: SessionId,
-    first: Request<'static>,
+    first: impl FnOnce() -> Request<'static>,
 ) -> Result<Link, ConnectError> {
     let stream = match dialed {
         Some(stream) => stream,
         None => dial(&*connector).await?,
     };
+    let first = first();
     if options.ttl.is_zero() {
         let mut link = Link::bound(stream);
         link.ask(&first);
