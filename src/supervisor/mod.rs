@@ -40,11 +40,11 @@ mod line;
 mod messages;
 mod orphans;
 mod pidfd;
-mod policy;
+pub mod policy;
 mod signals;
 mod stdio;
 mod tree;
-mod vigil;
+pub mod vigil;
 mod will;
 
 use serde::{Deserialize, Serialize};

@@ -63,7 +63,7 @@ pub enum Leftovers {
 
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Input {
+pub enum Input {
     /// Woken, for whatever reason.
     Woken,
     /// The command is on its way: how its tree is ended; its kill deadline, if it has one.
@@ -96,7 +96,7 @@ pub(super) enum Input {
 
 /// Whether anything of the tree is left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Remains {
+pub enum Remains {
     /// At least one process, maybe a zombie.
     Some,
     /// `wait` said that there is none.
@@ -105,7 +105,7 @@ pub(super) enum Remains {
 
 /// What is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Action {
+pub enum Action {
     /// Tell the wrapper that the command has ended.
     ReportEnded(Exit),
     /// Tell the wrapper which descendants outlived it.
@@ -160,7 +160,7 @@ enum Wrapper {
 
 /// The decisions over one tree's life.
 #[derive(Debug)]
-pub(super) struct Supervision {
+pub struct Supervision {
     /// Counts from the launch on.
     policy: Policy,
     state: State,
@@ -170,21 +170,28 @@ pub(super) struct Supervision {
     wrapper: Wrapper,
 }
 
+impl Default for Supervision {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Supervision {
-    pub(super) fn new() -> Self {
+    /// Before there is a command.
+    pub fn new() -> Self {
         let (policy, state) = (Policy::default(), State::Idle);
         Self { policy, state, kill_deadline: None, stopped_by: None, wrapper: Wrapper::Present }
     }
 
     /// Takes what happened and says what is to be done, in this order.
-    pub(super) fn handle(&mut self, now: BootTime, input: Input) -> Vec<Action> {
+    pub fn handle(&mut self, now: BootTime, input: Input) -> Vec<Action> {
         let mut actions = self.check_time(now);
         actions.extend(self.take(now, input));
         actions
     }
 
     /// When to be woken if nothing happens before.
-    pub(super) fn wake_at(&self) -> Option<BootTime> {
+    pub fn wake_at(&self) -> Option<BootTime> {
         match self.state {
             State::Idle | State::Killing { .. } | State::Over => None,
             State::Running | State::Ended(_) | State::Waiting(_) => self.deadline(),
@@ -195,7 +202,7 @@ impl Supervision {
     }
 
     /// Whether a command was started and the end of its tree isn't confirmed.
-    pub(super) fn is_tree_alive(&self) -> bool {
+    pub fn is_tree_alive(&self) -> bool {
         match self.state {
             State::Idle | State::Over => false,
             State::Running
@@ -208,7 +215,7 @@ impl Supervision {
     }
 
     /// Whether the tree is being killed.
-    pub(super) fn is_killing(&self) -> bool {
+    pub fn is_killing(&self) -> bool {
         matches!(self.state, State::Killing { .. })
     }
 

@@ -7,16 +7,17 @@ use std::time::Duration;
 
 use crate::boot_time::BootTime;
 
-/// How long a guardian may take to begin killing, once it has to and is able to run. Well within
-/// the margin that every lease keeps.
-const PATIENCE: Duration = Duration::from_millis(100);
+/// How long a guardian may take to begin killing, once it has to and is able to run. What is left of the
+/// margin that every lease keeps (200 ms and more) is for the killing itself: 150 ms, as from a guardian
+/// that is on time, and for waking up.
+const PATIENCE: Duration = Duration::from_millis(40);
 
 /// How often to wake a guardian that kills, in case somebody stopped it meanwhile.
 const WAKE_EVERY: Duration = Duration::from_millis(250);
 
 /// How far it has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Vigil {
+pub enum Vigil {
     /// There is nothing to do but to wait for the deadline.
     Resting {
         /// When the guardian must begin to kill by itself.
@@ -36,7 +37,8 @@ pub(super) enum Vigil {
 
 /// What is to be done about the guardian.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub enum Verdict {
+    /// Nothing now.
     Nothing,
     /// Wake it, in case it was stopped.
     Wake,
@@ -45,12 +47,13 @@ pub(super) enum Verdict {
 }
 
 impl Vigil {
-    pub(super) fn new(kill_deadline: Option<BootTime>) -> Self {
+    /// Over a guardian with a tree.
+    pub fn new(kill_deadline: Option<BootTime>) -> Self {
         Self::Resting { kill_deadline }
     }
 
     /// The kill deadline has moved.
-    pub(super) fn set_kill_deadline(&mut self, at: Option<BootTime>) {
+    pub fn set_kill_deadline(&mut self, at: Option<BootTime>) {
         match self {
             Self::Resting { kill_deadline } => *kill_deadline = at,
             // Once it has to kill, nothing takes that back.
@@ -59,7 +62,7 @@ impl Vigil {
     }
 
     /// It was told to kill.
-    pub(super) fn told_to_kill(&mut self, now: BootTime) {
+    pub fn told_to_kill(&mut self, now: BootTime) {
         match self {
             Self::Resting { .. } => *self = Self::Pressing { until: now + PATIENCE },
             Self::Pressing { .. } | Self::Killing { .. } => {}
@@ -67,12 +70,12 @@ impl Vigil {
     }
 
     /// It said that it has begun.
-    pub(super) fn has_begun(&mut self, now: BootTime) {
+    pub fn has_begun(&mut self, now: BootTime) {
         *self = Self::Killing { wake_at: now + WAKE_EVERY };
     }
 
     /// What is to be done now.
-    pub(super) fn check(&mut self, now: BootTime) -> Verdict {
+    pub fn check(&mut self, now: BootTime) -> Verdict {
         match *self {
             Self::Resting { kill_deadline: Some(at) } if at <= now => {
                 *self = Self::Pressing { until: now + PATIENCE };
@@ -88,7 +91,7 @@ impl Vigil {
     }
 
     /// When to check again.
-    pub(super) fn wake_at(&self) -> Option<BootTime> {
+    pub fn wake_at(&self) -> Option<BootTime> {
         match *self {
             Self::Resting { kill_deadline } => kill_deadline,
             Self::Pressing { until } => Some(until),

@@ -194,8 +194,8 @@ impl Checkers {
         }
     }
 
-    /// The server has confirmed that the session is gone.
-    pub(crate) fn will_answered(&mut self, session: SessionId) {
+    /// The server has confirmed that the session is gone, or nobody is left to ask.
+    pub(crate) fn will_ended(&mut self, session: SessionId) {
         self.willed.retain(|&(willed, _)| willed != session);
     }
 

@@ -8,15 +8,17 @@ use officer::boot_time::BootTime;
 use officer::lease::{Action, Lease, Terms};
 use officer::lock::{Limit, SessionId, Token, Who};
 use officer::protocol::{Granted, LockRequest, Reply, Request};
+use officer::supervisor::vigil::{Verdict, Vigil};
 
 use crate::checkers::Outcome;
 use crate::clock::{MILLI, Time};
-use crate::host::{Host, Tree};
+use crate::host::{Host, Order, Report};
 use crate::mutation::Mutation;
 use crate::network::ConnId;
 use crate::plan::{ClientPlan, Waiting, lock_name};
 use crate::scheduler::{ClientId, Downlink, Event};
 use crate::session::{Heard, Session};
+use crate::will::Bequest;
 use crate::world::Env;
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
@@ -41,7 +43,8 @@ pub(crate) struct Client {
     suspended_since: Option<BootTime>,
     next_renewal: BootTime,
     token: Token,
-    kill_at: Option<BootTime>,
+    /// Over the guardian, while it has a tree.
+    vigil: Option<Vigil>,
     wake_generation: u64,
 }
 
@@ -70,7 +73,7 @@ impl Client {
     pub(crate) fn new(id: ClientId, plan: ClientPlan, limit: u32) -> Self {
         Self {
             id,
-            host: Host::new(id, plan.clock),
+            host: Host::new(id, &plan),
             limit: Limit::new(limit).expect("limits start at 1"),
             paused_until: 0,
             phase: Phase::Idle,
@@ -81,7 +84,7 @@ impl Client {
             suspended_since: None,
             next_renewal: BootTime::from_since_boot(Duration::ZERO),
             token: Token(0),
-            kill_at: None,
+            vigil: None,
             wake_generation: 0,
             plan,
         }
@@ -103,20 +106,25 @@ impl Client {
 
     pub(crate) fn start(&mut self, env: &mut Env) {
         env.note(|| format!("client {}: starts, {:?} for lock {}", self.id, self.plan.terms, self.plan.lock));
-        self.host.begin_round();
+        let session = draw_id(env);
+        self.host.begin_round(Bequest { session, ttl: self.plan.ttl });
         self.until = None;
+        self.vigil = None;
         self.waits_since = env.now();
         let now = self.now(env);
-        self.reach(now, env);
+        self.reach(session, now, env);
         self.schedule_wake(env);
     }
 
-    fn reach(&mut self, now: BootTime, env: &mut Env) {
+    /// Our session is gone, and our place with it; the last will doesn't know of the next one.
+    fn start_over(&mut self, now: BootTime, env: &mut Env) {
+        let session = draw_id(env);
+        self.reach(session, now, env);
+    }
+
+    fn reach(&mut self, id: SessionId, now: BootTime, env: &mut Env) {
         let give_up_at = now + self.plan.ttl * CONNECT_TTLS;
-        let mut id = [0; 16];
-        id[..8].copy_from_slice(&env.rng.next().to_be_bytes());
-        id[8..].copy_from_slice(&env.rng.next().to_be_bytes());
-        let (id, backoff) = (SessionId::from_bytes(id), FIRST_BACKOFF);
+        let backoff = FIRST_BACKOFF;
         let until = self.until;
         self.phase =
             Phase::Reaching(Reaching { id, attempt: None, next_try: now, backoff, give_up_at, until });
@@ -271,24 +279,39 @@ impl Client {
                 }
                 Action::Stop(why) => {
                     env.checkers.stopped(self.id, self.token, &format!("{why:?}"));
-                    self.stop_command(now, env);
+                    self.host.order(Order::Stop, env);
                 }
                 Action::Kill => {
                     env.checkers.stopped(self.id, self.token, "the kill deadline passed");
-                    self.host.begin_kill(env);
+                    if let Some(vigil) = &mut self.vigil {
+                        vigil.told_to_kill(now);
+                    }
+                    self.host.order(Order::Kill, env);
                 }
             }
         }
-        if self.kill_at.is_some_and(|at| at <= now) {
-            self.kill_at = None;
-            self.host.begin_kill(env);
-        }
+        self.keep_vigil(now, env);
     }
 
-    /// The stop signal; the grace begins.
-    fn stop_command(&mut self, now: BootTime, env: &mut Env) {
-        self.kill_at = Some(now + self.plan.grace);
-        env.scheduler.after(self.plan.stops_in, Event::CommandEnds { client: self.id, run: self.host.run });
+    fn keep_vigil(&mut self, now: BootTime, env: &mut Env) {
+        let Some(vigil) =
+            self.vigil.as_mut().filter(|_| env.mutation != Some(Mutation::NobodyWatchesTheGuardian))
+        else {
+            return;
+        };
+        let verdict = vigil.check(now);
+        if verdict != Verdict::Nothing {
+            env.note(|| format!("client {}: {verdict:?} the guardian", self.id));
+        }
+        match verdict {
+            Verdict::Nothing => {}
+            Verdict::Wake => self.host.wake_guardian(env),
+            Verdict::Replace => {
+                env.checkers.stopped(self.id, self.token, "the guardian didn't kill");
+                self.vigil = None;
+                self.host.guardian_killed(env);
+            }
+        }
     }
 
     fn session_heard(&mut self, heard: Heard, now: BootTime, env: &mut Env) {
@@ -311,7 +334,7 @@ impl Client {
             Heard::Reply(Reply::Revoked { .. }) => {
                 self.send_close(env);
                 self.session().hang_up(env);
-                self.reach(now, env);
+                self.start_over(now, env);
             }
             Heard::Reply(other) => panic!("a waiter was told {other:?}"),
             Heard::Renewed { .. } => {}
@@ -329,7 +352,7 @@ impl Client {
             }
             Heard::Over => {
                 self.session().hang_up(env);
-                self.reach(now, env);
+                self.start_over(now, env);
             }
         }
     }
@@ -347,8 +370,9 @@ impl Client {
         let lease = self.granted_terms(ttl).map(|terms| Lease::start(terms, counted_from, now));
         let Some(Ok(lease)) = lease else { return self.close(Outcome::GivenBack, now, env) };
         self.token = token;
-        self.kill_at = None;
-        self.host.start_tree(id, ttl, token, guardian_deadline(&lease, env), env);
+        let deadline = guardian_deadline(&lease, env);
+        self.vigil = Some(Vigil::new(Some(deadline)));
+        self.host.order(Order::Start { deadline, token, bequest: Bequest { session: id, ttl } }, env);
         self.phase = Phase::Holding(lease);
     }
 
@@ -366,7 +390,10 @@ impl Client {
                 };
                 lease.renewed(counted_from);
                 let deadline = guardian_deadline(lease, env);
-                self.host.set_deadline(deadline, env);
+                if let Some(vigil) = &mut self.vigil {
+                    vigil.set_kill_deadline(Some(deadline));
+                }
+                self.host.order(Order::KillDeadline(deadline), env);
             }
             Heard::Resumed { holds } => {
                 if holds.iter().any(|held| held.token == self.token) {
@@ -420,8 +447,7 @@ impl Client {
         if let Some(mut session) = self.session.take() {
             session.hang_up(env);
         }
-        self.host.wrapper_lives = false;
-        self.host.guardian_lives = false;
+        self.host.end_round();
         self.phase = Phase::Done;
         self.rounds_left -= 1;
         if self.rounds_left > 0 && env.now() < env.faults_end {
@@ -440,7 +466,10 @@ impl Client {
                 [Some(reaching.give_up_at), reaching.until, next_try].into_iter().flatten().min()
             }
             Phase::Waiting => Some(self.waiting_wake()),
-            Phase::Holding(lease) => [lease.next_wake(), self.kill_at].into_iter().flatten().min(),
+            Phase::Holding(lease) => {
+                let vigils = self.vigil.as_ref().and_then(Vigil::wake_at);
+                [lease.next_wake(), vigils].into_iter().flatten().min()
+            }
             Phase::Closing { until, .. } => Some(*until),
         };
         let sessions = self.session.as_ref().and_then(Session::next_wake);
@@ -458,23 +487,34 @@ impl Client {
         self.until.map_or(unreachable_at, |until| until.min(unreachable_at))
     }
 
-    pub(crate) fn tree_start(&mut self, run: u64, env: &mut Env) {
-        self.host.tree_start(run, self.plan.lock, self.token, self.plan.run_for, env);
-    }
-
-    pub(crate) fn command_ended(&mut self, run: u64, env: &mut Env) {
-        let ended = self.host.command_ended(run, env);
-        if ended && env.mutation == Some(Mutation::ReleaseBeforeTheTreeIsDead) && self.host.wrapper_lives {
-            self.tree_reported(run, env);
+    /// The guardian tells how it goes.
+    pub(crate) fn hears_reports(&mut self, run: u64, env: &mut Env) {
+        if run != self.host.run || !self.host.wrapper_lives {
+            return;
         }
+        let now = self.now(env);
+        for report in self.host.take_reports() {
+            match report {
+                Report::Killing => {
+                    if let Some(vigil) = &mut self.vigil {
+                        vigil.has_begun(now);
+                    }
+                }
+                Report::Ended if env.mutation == Some(Mutation::ReleaseBeforeTheTreeIsDead) => {
+                    self.give_back(now, env);
+                }
+                Report::Ended => {}
+                Report::Over => self.give_back(now, env),
+            }
+        }
+        self.schedule_wake(env);
     }
 
     /// The tree is dead: the lock goes back.
-    pub(crate) fn tree_reported(&mut self, run: u64, env: &mut Env) {
-        if run == self.host.run && self.host.wrapper_lives && matches!(self.phase, Phase::Holding(_)) {
-            let now = self.now(env);
+    fn give_back(&mut self, now: BootTime, env: &mut Env) {
+        if matches!(self.phase, Phase::Holding(_)) {
+            self.vigil = None;
             self.close(Outcome::Ran, now, env);
-            self.schedule_wake(env);
         }
     }
 
@@ -499,24 +539,29 @@ impl Client {
         self.paused_until = 0;
         self.wake_generation += 1;
         self.host.wrapper_killed(env);
-    }
-
-    pub(crate) fn wrapper_gone(&mut self, run: u64, env: &mut Env) {
-        self.host.wrapper_gone(run, env);
         self.end_killed_round(env);
     }
 
-    fn end_killed_round(&mut self, env: &mut Env) {
-        let is_over = matches!(self.host.tree, Tree::None | Tree::Dead);
-        if matches!(self.phase, Phase::Idle) && is_over && self.host.run > 0 {
+    /// A round whose wrapper was killed is over when nothing is left of it, the last will apart.
+    pub(crate) fn end_killed_round(&mut self, env: &mut Env) {
+        if matches!(self.phase, Phase::Idle) && self.host.run > 0 && self.host.is_empty() {
             self.finish(Outcome::Killed, env);
         }
     }
 
-    /// The guardian is dead: the wrapper ends the tree.
+    /// The guardian is dead: the wrapper ends the tree, or without one itself.
     pub(crate) fn guardian_gone(&mut self, run: u64, env: &mut Env) {
-        if run == self.host.run && self.host.wrapper_lives {
-            self.host.begin_kill(env);
+        if run != self.host.run || !self.host.wrapper_lives {
+            return;
+        }
+        self.hears_reports(run, env);
+        match &self.phase {
+            Phase::Holding(_) => {
+                self.vigil = None;
+                self.host.end_orphans(env);
+            }
+            Phase::Reaching(_) | Phase::Waiting => self.give_up(env),
+            Phase::Idle | Phase::Closing { .. } | Phase::Done => {}
         }
     }
 
@@ -525,10 +570,23 @@ impl Client {
         let now = self.now(env);
         match &self.phase {
             Phase::Waiting => self.close(Outcome::GaveUp, now, env),
-            Phase::Idle | Phase::Reaching(_) | Phase::Holding(_) | Phase::Closing { .. } | Phase::Done => {}
+            &Phase::Reaching(Reaching { attempt, .. }) => {
+                if let Some((conn, _)) = attempt {
+                    env.close_up(conn);
+                }
+                self.finish(Outcome::GaveUp, env);
+            }
+            Phase::Idle | Phase::Holding(_) | Phase::Closing { .. } | Phase::Done => {}
         }
         self.schedule_wake(env);
     }
+}
+
+fn draw_id(env: &mut Env) -> SessionId {
+    let mut id = [0; 16];
+    id[..8].copy_from_slice(&env.rng.next().to_be_bytes());
+    id[8..].copy_from_slice(&env.rng.next().to_be_bytes());
+    SessionId::from_bytes(id)
 }
 
 fn margin(lease: &Lease) -> Duration {

@@ -1,273 +1,407 @@
-//! A client's host without the wrapper: the guardian, the command's process tree and the last will.
-//! The guardian enforces the last kill deadline that it was sent, on the host's own clock, and ends
-//! the tree when the wrapper dies; then it closes the session in its place.
+//! A client's host without the wrapper: the processes of the command's tree, and the guardian, which
+//! decides by the real `supervisor::policy`. It is fed as the guardian's own loop feeds it: the time
+//! first, then what has become of its children, then the wrapper's orders.
 
-use std::time::Duration;
+use std::collections::VecDeque;
 
 use officer::boot_time::BootTime;
-use officer::lock::{SessionId, Token};
-use officer::protocol::{Reply, Request};
+use officer::lock::Token;
+use officer::supervisor::policy::{Action, Input, Remains, Supervision};
+use officer::supervisor::{Exit, KilledBy, Policy};
 
 use crate::clock::{Clock, MILLI, Time};
 use crate::mutation::Mutation;
-use crate::network::ConnId;
-use crate::plan::MOST_KILL_TIME;
-use crate::scheduler::{ClientId, Downlink, Event};
+use crate::plan::{ClientPlan, MOST_KILL_TIME};
+use crate::scheduler::{ClientId, Event};
+use crate::will::{Bequest, Will};
 use crate::world::Env;
 
-/// How late a timer, or the news of a death, may be on a busy host.
+/// How late a timer, an order or the news of a death may be on a busy host.
 const MOST_LATENCY: Time = 5 * MILLI;
-const WILL_TRIES: u32 = 4;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Tree {
-    None,
-    Starting,
-    Running,
-    /// Being killed.
-    Dying,
-    Dead,
-}
 
 pub(crate) struct Host {
     client: ClientId,
+    work: Work,
     pub(crate) clock: Clock,
     pub(crate) frozen_until: Time,
     /// For one of the mutations: since when a clock stands still that must not.
     pub(crate) suspended_at: Option<Time>,
-    pub(crate) guardian_lives: bool,
     pub(crate) wrapper_lives: bool,
-    pub(crate) tree: Tree,
+    guardian: Option<Guardian>,
+    timer_generation: u64,
+    tree: Tree,
     /// Which command, counted from the first round on.
     pub(crate) run: u64,
     /// Of the lock that the tree runs under.
     token: Token,
-    deadline: Option<BootTime>,
-    deadline_generation: u64,
-    will: Option<Will>,
-    will_generation: u64,
-    /// What the guardian would close if the wrapper died now.
-    session: Option<(SessionId, Duration)>,
+    /// On their way to the wrapper.
+    reports: VecDeque<Report>,
+    pub(crate) will: Will,
 }
 
-/// Closes the session of a wrapper that is dead.
-struct Will {
-    run: u64,
-    session: SessionId,
-    ttl: Duration,
-    /// Of the last try.
-    conn: Option<ConnId>,
-    tries: u32,
+/// What the command does, and how it is ended.
+#[derive(Clone, Copy)]
+struct Work {
+    lock: usize,
+    run_for: Time,
+    stops_in: Time,
+    lingers: Time,
+    policy: Policy,
+}
+
+/// The processes of the tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tree {
+    None,
+    Running {
+        /// The command itself is one of them.
+        command: bool,
+        is_dying: bool,
+    },
+    Dead,
+}
+
+struct Guardian {
+    supervision: Supervision,
+    orders: VecDeque<Order>,
+    pause: Option<Pause>,
+    has_told_end: bool,
+    bequest: Option<Bequest>,
+}
+
+/// A guardian that stands still.
+#[derive(Clone, Copy)]
+struct Pause {
+    until: Time,
+    is_deaf: bool,
+}
+
+/// What the wrapper says to its guardian.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Order {
+    Start { deadline: BootTime, token: Token, bequest: Bequest },
+    KillDeadline(BootTime),
+    Stop,
+    Kill,
+}
+
+/// What the guardian, or in its place the kernel, tells the wrapper.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Report {
+    /// It has begun to kill.
+    Killing,
+    /// The command itself has ended.
+    Ended,
+    /// Nothing runs, and nothing will.
+    Over,
 }
 
 impl Host {
-    pub(crate) fn new(client: ClientId, clock: Clock) -> Self {
+    pub(crate) fn new(client: ClientId, plan: &ClientPlan) -> Self {
+        let policy = Policy { grace: plan.grace, leftovers: plan.leftovers, ..Policy::default() };
+        let &ClientPlan { lock, run_for, stops_in, lingers, clock, .. } = plan;
         Self {
             client,
+            work: Work { lock, run_for, stops_in, lingers, policy },
             clock,
             frozen_until: 0,
             suspended_at: None,
-            guardian_lives: false,
             wrapper_lives: false,
+            guardian: None,
+            timer_generation: 0,
             tree: Tree::None,
             run: 0,
             token: Token(0),
-            deadline: None,
-            deadline_generation: 0,
-            will: None,
-            will_generation: 0,
-            session: None,
+            reports: VecDeque::new(),
+            will: Will::new(client),
         }
     }
 
-    /// A new wrapper has forked its guardian.
-    pub(crate) fn begin_round(&mut self) {
+    /// A new wrapper has forked its guardian and left it a will.
+    pub(crate) fn begin_round(&mut self, bequest: Bequest) {
         self.run += 1;
-        self.guardian_lives = true;
         self.wrapper_lives = true;
+        self.guardian = Some(Guardian {
+            supervision: Supervision::new(),
+            orders: VecDeque::new(),
+            pause: None,
+            has_told_end: false,
+            bequest: Some(bequest),
+        });
         self.tree = Tree::None;
-        self.deadline = None;
-        self.session = None;
+        self.reports.clear();
     }
 
-    /// The wrapper has the lock: the command starts unless the deadline passes before.
-    pub(crate) fn start_tree(
-        &mut self,
-        session: SessionId,
-        ttl: Duration,
-        token: Token,
-        deadline: BootTime,
-        env: &mut Env,
-    ) {
-        self.token = token;
-        self.session = Some((session, ttl));
-        self.tree = Tree::Starting;
-        self.set_deadline(deadline, env);
-        let spawn_time = env.rng.log_up_to(MOST_LATENCY);
-        env.scheduler.after(spawn_time, Event::TreeStart { client: self.client, run: self.run });
+    /// The wrapper has left, and with it the guardian.
+    pub(crate) fn end_round(&mut self) {
+        self.wrapper_lives = false;
+        self.guardian = None;
     }
 
-    pub(crate) fn set_deadline(&mut self, deadline: BootTime, env: &mut Env) {
-        let keeps_first = env.mutation == Some(Mutation::GuardianKeepsItsFirstDeadline);
-        if self.deadline == Some(deadline) || (keeps_first && self.deadline.is_some()) {
-            return;
+    /// Wrapper and guardian are there, and the guardian goes about its work.
+    pub(crate) fn is_guarded(&self, now: Time) -> bool {
+        self.wrapper_lives && self.guardian.is_some() && self.guardian_paused_until() <= now
+    }
+
+    /// Neither wrapper nor guardian nor anything of a tree is left.
+    pub(crate) fn is_empty(&self) -> bool {
+        !self.wrapper_lives && self.guardian.is_none() && !matches!(self.tree, Tree::Running { .. })
+    }
+
+    // The wrapper's orders.
+
+    pub(crate) fn order(&mut self, order: Order, env: &mut Env) {
+        let Some(guardian) = &mut self.guardian else { return };
+        let is_mutated = env.mutation == Some(Mutation::GuardianKeepsItsFirstDeadline);
+        if !(is_mutated && matches!(order, Order::KillDeadline(_))) {
+            guardian.orders.push_back(order);
         }
-        self.deadline = Some(deadline);
-        self.schedule_deadline(deadline, env);
+        self.wake_guardian(env);
     }
 
-    fn schedule_deadline(&mut self, deadline: BootTime, env: &mut Env) {
-        self.deadline_generation += 1;
-        let at = self.clock.when(deadline).max(env.now()) + env.rng.log_up_to(MOST_LATENCY);
-        let (client, generation) = (self.client, self.deadline_generation);
-        env.scheduler.at(at, Event::GuardianWake { client, generation });
-    }
-
-    pub(crate) fn tree_start(&mut self, run: u64, lock: usize, token: Token, run_for: Time, env: &mut Env) {
-        if run != self.run || self.tree != Tree::Starting {
-            return;
-        }
-        let is_late = self.deadline.is_some_and(|deadline| deadline <= self.clock.read(env.now()));
-        if is_late || !self.guardian_lives || !self.wrapper_lives {
-            env.note(|| format!("host {}: the command isn't started any more", self.client));
-            return self.tree_dead(run, env);
-        }
-        self.tree = Tree::Running;
-        env.note(|| format!("host {}: the command starts with token {token} of lock {lock}", self.client));
-        env.checkers.tree_started((self.client, run), lock, token);
-        env.scheduler.after(run_for, Event::CommandEnds { client: self.client, run });
-    }
-
-    /// The command has ended; what it left running is ended now.
-    pub(crate) fn command_ended(&mut self, run: u64, env: &mut Env) -> bool {
-        let ends = run == self.run && self.tree == Tree::Running;
-        if ends {
-            env.note(|| format!("host {}: the command has ended", self.client));
-            self.begin_kill(env);
-        }
-        ends
-    }
-
-    pub(crate) fn begin_kill(&mut self, env: &mut Env) {
-        match self.tree {
-            Tree::Running => {
-                self.tree = Tree::Dying;
-                let kill_time = env.rng.log_up_to(MOST_KILL_TIME);
-                env.note(|| format!("host {}: the tree is being killed", self.client));
-                env.scheduler.after(kill_time, Event::TreeDead { client: self.client, run: self.run });
+    /// SIGCONT: who was only stopped goes on.
+    pub(crate) fn wake_guardian(&mut self, env: &mut Env) {
+        if let Some(guardian) = &mut self.guardian {
+            if env.mutation != Some(Mutation::NobodyWatchesTheGuardian) {
+                guardian.pause = guardian.pause.filter(|pause| pause.is_deaf);
             }
-            Tree::Starting => self.tree_dead(self.run, env),
-            Tree::None | Tree::Dying | Tree::Dead => {}
+            self.tell_guardian(env);
         }
     }
 
+    /// The wrapper hears what there is to hear.
+    pub(crate) fn take_reports(&mut self) -> VecDeque<Report> {
+        std::mem::take(&mut self.reports)
+    }
+
+    fn report(&mut self, report: Report, env: &mut Env) {
+        self.reports.push_back(report);
+        let latency = env.rng.log_up_to(MOST_LATENCY);
+        env.scheduler.after(latency, Event::WrapperHears { client: self.client, run: self.run });
+    }
+
+    // The guardian.
+
+    /// Until when it stands still.
+    pub(crate) fn guardian_paused_until(&self) -> Time {
+        self.guardian.as_ref().and_then(|guardian| guardian.pause).map_or(0, |pause| pause.until)
+    }
+
+    /// It is stopped for so long, or until somebody wakes it up; a deaf one can't be woken.
+    pub(crate) fn pause_guardian(&mut self, length: Time, is_deaf: bool, env: &mut Env) {
+        let until = env.now() + length;
+        if let Some(guardian) = &mut self.guardian {
+            guardian.pause = Some(Pause { until, is_deaf });
+            env.scheduler.at(until, Event::GuardianRuns { client: self.client, run: self.run });
+        }
+    }
+
+    fn tell_guardian(&mut self, env: &mut Env) {
+        let latency = env.rng.log_up_to(MOST_LATENCY);
+        env.scheduler.after(latency, Event::GuardianRuns { client: self.client, run: self.run });
+    }
+
+    pub(crate) fn guardian_timer(&mut self, generation: u64, env: &mut Env) {
+        if generation == self.timer_generation {
+            self.guardian_runs(self.run, env);
+        }
+    }
+
+    /// One turn of its loop.
+    pub(crate) fn guardian_runs(&mut self, run: u64, env: &mut Env) {
+        if run != self.run || self.guardian.is_none() {
+            return;
+        }
+        self.take(Input::Woken, env);
+        self.take_children(env);
+        while let Some(order) = self.guardian.as_mut().and_then(|guardian| guardian.orders.pop_front()) {
+            self.take_order(order, env);
+        }
+        if !self.wrapper_lives && self.guardian.is_some() {
+            self.take(Input::WrapperGone, env);
+        }
+        self.set_timer(env);
+    }
+
+    fn set_timer(&mut self, env: &mut Env) {
+        let wake_at = self.guardian.as_ref().and_then(|guardian| guardian.supervision.wake_at());
+        self.timer_generation += 1;
+        if let Some(wake_at) = wake_at {
+            let at = self.clock.when(wake_at).max(env.now()) + env.rng.log_up_to(MOST_LATENCY);
+            let (client, generation) = (self.client, self.timer_generation);
+            env.scheduler.at(at, Event::GuardianTimer { client, generation });
+        }
+    }
+
+    fn take_children(&mut self, env: &mut Env) {
+        let ended = !matches!(self.tree, Tree::Running { command: true, .. });
+        let Some(guardian) = self.guardian.as_mut().filter(|it| it.supervision.is_tree_alive()) else {
+            return;
+        };
+        if ended && !std::mem::replace(&mut guardian.has_told_end, true) {
+            self.take(Input::CommandEnded(Exit::Code(0)), env);
+        }
+        let remains = if self.tree == Tree::Dead { Remains::None } else { Remains::Some };
+        self.take(Input::Reaped(remains), env);
+    }
+
+    fn take_order(&mut self, order: Order, env: &mut Env) {
+        match order {
+            Order::Start { deadline, token, bequest } => {
+                if let Some(guardian) = &mut self.guardian {
+                    guardian.bequest = Some(bequest);
+                }
+                if deadline <= self.clock.read(env.now()) {
+                    env.note(|| format!("guardian {}: too late for the command", self.client));
+                    self.take(Input::NotExecuted, env);
+                    return self.report(Report::Over, env);
+                }
+                self.start_tree(token, env);
+                self.take(Input::Launched(self.work.policy, Some(deadline)), env);
+            }
+            Order::KillDeadline(at) => self.take(Input::KillDeadline(Some(at)), env),
+            Order::Stop => self.take(Input::Stop, env),
+            Order::Kill => self.take(Input::Kill, env),
+        }
+    }
+
+    fn take(&mut self, input: Input, env: &mut Env) {
+        let now = self.clock.read(env.now());
+        let Some(guardian) = &mut self.guardian else { return };
+        for action in guardian.supervision.handle(now, input) {
+            env.note(|| format!("guardian {}: {action:?}", self.client));
+            self.act(action, env);
+        }
+    }
+
+    fn act(&mut self, action: Action, env: &mut Env) {
+        match action {
+            Action::ReportEnded(_) => self.report(Report::Ended, env),
+            Action::ReportTreeDead(_, killed_by) => {
+                if killed_by == Some(KilledBy::Deadline) {
+                    env.checkers.stopped(self.client, self.token, "the guardian's deadline passed");
+                }
+                self.report(Report::Over, env);
+            }
+            Action::StopTree(_) => self.stop_tree(env),
+            Action::KillTree => {
+                self.report(Report::Killing, env);
+                self.kill_tree(env);
+            }
+            Action::ExecuteWill => self.execute_will(env),
+            Action::Leave => self.guardian = None,
+            Action::ReportLeftovers
+            | Action::SignalCommand(_)
+            | Action::FreezeTree
+            | Action::ThawTree
+            | Action::CloseKept => {}
+        }
+    }
+
+    fn execute_will(&mut self, env: &mut Env) {
+        if let Some(bequest) = self.guardian.take().and_then(|guardian| guardian.bequest) {
+            self.will.execute(self.run, bequest, env);
+        }
+    }
+
+    /// SIGKILL of the wrapper.
+    pub(crate) fn wrapper_killed(&mut self, env: &mut Env) {
+        self.wrapper_lives = false;
+        env.checkers.wrapper_killed((self.client, self.run));
+        match env.mutation {
+            Some(Mutation::GuardianDiesWithTheWrapper) => self.guardian = None,
+            Some(Mutation::WillBeforeTheTreeIsDead) => {
+                if let Some(bequest) = self.guardian.as_mut().and_then(|guardian| guardian.bequest.take()) {
+                    self.will.execute(self.run, bequest, env);
+                }
+            }
+            _ => {}
+        }
+        self.tell_guardian(env);
+    }
+
+    /// SIGKILL of the guardian: the kernel kills the command itself, and what that has left behind
+    /// lives on.
+    pub(crate) fn guardian_killed(&mut self, env: &mut Env) {
+        if self.guardian.take().is_some() {
+            if let Tree::Running { command, .. } = &mut self.tree {
+                *command = false;
+            }
+            let latency = env.rng.log_up_to(MOST_LATENCY);
+            env.scheduler.after(latency, Event::GuardianGone { client: self.client, run: self.run });
+        }
+    }
+
+    // The tree.
+
+    fn start_tree(&mut self, token: Token, env: &mut Env) {
+        let (client, lock, run) = (self.client, self.work.lock, self.run);
+        self.token = token;
+        self.tree = Tree::Running { command: true, is_dying: false };
+        env.note(|| format!("host {client}: the command starts with token {token} of lock {lock}"));
+        env.checkers.tree_started((client, run), lock, token);
+        env.scheduler.after(self.work.run_for, Event::CommandEnds { client, run });
+    }
+
+    /// The command has ended, by itself or because it was told to; what it leaves behind lives on for
+    /// a while.
+    pub(crate) fn command_ends(&mut self, run: u64, env: &mut Env) {
+        if let Tree::Running { command, .. } = &mut self.tree
+            && run == self.run
+            && std::mem::replace(command, false)
+        {
+            env.note(|| format!("host {}: the command has ended", self.client));
+            self.tree_ends_in(self.work.lingers, env);
+            self.tell_guardian(env);
+        }
+    }
+
+    /// The stop signal reaches everything.
+    fn stop_tree(&mut self, env: &mut Env) {
+        match self.tree {
+            Tree::Running { command: true, .. } => {
+                let (client, run) = (self.client, self.run);
+                env.scheduler.after(self.work.stops_in, Event::CommandEnds { client, run });
+            }
+            Tree::Running { command: false, .. } => self.tree_ends_in(self.work.stops_in, env),
+            Tree::None | Tree::Dead => {}
+        }
+    }
+
+    fn kill_tree(&mut self, env: &mut Env) {
+        if let Tree::Running { is_dying, .. } = &mut self.tree
+            && !std::mem::replace(is_dying, true)
+        {
+            env.note(|| format!("host {}: the tree is being killed", self.client));
+            let kill_time = env.rng.log_up_to(MOST_KILL_TIME);
+            self.tree_ends_in(kill_time, env);
+        }
+    }
+
+    fn tree_ends_in(&self, after: Time, env: &mut Env) {
+        env.scheduler.after(after, Event::TreeDead { client: self.client, run: self.run });
+    }
+
+    /// The last process is gone.
     pub(crate) fn tree_dead(&mut self, run: u64, env: &mut Env) {
-        if run != self.run || self.tree == Tree::Dead {
+        if run != self.run || !matches!(self.tree, Tree::Running { .. }) {
             return;
         }
         self.tree = Tree::Dead;
         env.note(|| format!("host {}: the tree is dead", self.client));
         env.checkers.tree_died((self.client, run));
-        if self.wrapper_lives {
-            let latency = env.rng.log_up_to(MOST_LATENCY);
-            env.scheduler.after(latency, Event::TreeReported { client: self.client, run });
-        } else if self.guardian_lives {
-            self.execute_will(env);
+        if self.guardian.is_some() {
+            self.tell_guardian(env);
+        } else if self.wrapper_lives {
+            self.report(Report::Over, env);
         }
     }
 
-    pub(crate) fn guardian_wake(&mut self, generation: u64, env: &mut Env) {
-        let Some(deadline) = self.deadline else { return };
-        if generation != self.deadline_generation || !self.guardian_lives {
-            return;
-        }
-        if self.clock.read(env.now()) < deadline {
-            return self.schedule_deadline(deadline, env);
-        }
-        if matches!(self.tree, Tree::Running | Tree::Starting) {
-            env.note(|| format!("guardian {}: the kill deadline has passed", self.client));
-            env.checkers.stopped(self.client, self.token, "the guardian's deadline passed");
-            self.begin_kill(env);
-        }
-    }
-
-    /// The wrapper was killed.
-    pub(crate) fn wrapper_killed(&mut self, env: &mut Env) {
-        self.wrapper_lives = false;
-        env.checkers.wrapper_killed((self.client, self.run));
-        let latency = env.rng.log_up_to(MOST_LATENCY);
-        env.scheduler.after(latency, Event::WrapperGone { client: self.client, run: self.run });
-        if env.mutation == Some(Mutation::GuardianDiesWithTheWrapper) {
-            self.guardian_lives = false;
-        }
-    }
-
-    /// The guardian sees it.
-    pub(crate) fn wrapper_gone(&mut self, run: u64, env: &mut Env) {
-        if run != self.run || !self.guardian_lives {
-            return;
-        }
-        if env.mutation == Some(Mutation::WillBeforeTheTreeIsDead) {
-            self.execute_will(env);
-        }
+    /// The guardian is gone: the wrapper ends what is left of the tree.
+    pub(crate) fn end_orphans(&mut self, env: &mut Env) {
         match self.tree {
-            Tree::Starting | Tree::Running => self.begin_kill(env),
-            Tree::Dying => {}
-            Tree::None | Tree::Dead => self.execute_will(env),
+            Tree::Running { .. } if env.mutation != Some(Mutation::OrphansLiveOn) => self.kill_tree(env),
+            Tree::Running { .. } | Tree::None | Tree::Dead => self.report(Report::Over, env),
         }
-    }
-
-    /// The guardian was killed.
-    pub(crate) fn guardian_killed(&mut self, env: &mut Env) {
-        self.guardian_lives = false;
-        let latency = env.rng.log_up_to(MOST_LATENCY);
-        env.scheduler.after(latency, Event::GuardianGone { client: self.client, run: self.run });
-    }
-
-    fn execute_will(&mut self, env: &mut Env) {
-        if let Some((session, ttl)) = self.session.take() {
-            self.try_will(Will { run: self.run, session, ttl, conn: None, tries: WILL_TRIES }, env);
-        }
-    }
-
-    fn try_will(&mut self, will: Will, env: &mut Env) {
-        env.checkers.will_begins((self.client, will.run), will.session);
-        let conn = env.connect(self.client);
-        env.send_up(conn, Request::Close { session: Some(will.session) });
-        self.will_generation += 1;
-        let (client, generation) = (self.client, self.will_generation);
-        env.scheduler.after((will.ttl / 3).as_nanos() as Time, Event::WillWake { client, generation });
-        self.will = Some(Will { conn: Some(conn), tries: will.tries - 1, ..will });
-    }
-
-    /// A try of the will wasn't answered in time.
-    pub(crate) fn will_wake(&mut self, generation: u64, env: &mut Env) {
-        if generation != self.will_generation {
-            return;
-        }
-        if let Some(will) = self.will.take() {
-            if let Some(conn) = will.conn {
-                env.close_up(conn);
-            }
-            if will.tries > 0 {
-                self.try_will(will, env);
-            }
-        }
-    }
-
-    /// Whether this connection is the will's; if so its answer is heard.
-    pub(crate) fn will_heard(&mut self, conn: ConnId, what: &Downlink, env: &mut Env) -> bool {
-        let Some(will) = self.will.as_ref().filter(|will| will.conn == Some(conn)) else { return false };
-        match what {
-            Downlink::Reply(Reply::Closed | Reply::SessionUnknown) => {
-                env.checkers.will_answered(will.session);
-                env.close_up(conn);
-                self.will = None;
-            }
-            Downlink::Reply(other) => panic!("a will was answered {other:?}"),
-            // The next try comes with the timer.
-            Downlink::Closed | Downlink::Broken => {}
-        }
-        true
     }
 }

@@ -10,10 +10,11 @@
 //! ```
 //!
 //! A run that breaks a rule prints its seed, the rule and everything that happened; the seed
-//! replays it. Real: `lock::Table`, `lock::Sessions`, `lease::Lease` and `Terms`, the protocol's
-//! requests and replies as values. Models: the server's glue and store (`server.rs`, `store.rs`),
-//! the wrapper and its session (`client.rs`, `session.rs`), guardian and tree (`host.rs`), TCP
-//! (`network.rs`). Bytes, sockets, SQLite and processes are tested elsewhere.
+//! replays it. Real: `lock::Table`, `lock::Sessions`, `lease::Lease` and `Terms`, what guardian and
+//! wrapper decide about the tree and about each other (`supervisor::policy`, `supervisor::vigil`), the
+//! protocol's requests and replies as values. Models: the server's glue and store (`server.rs`,
+//! `store.rs`), the wrapper and its session (`client.rs`, `session.rs`), the guardian's loop and the tree
+//! (`host.rs`), the last will (`will.rs`), TCP (`network.rs`). Bytes, sockets, SQLite and processes are tested elsewhere.
 //!
 //! Clocks: each host's runs at a rate within 1 % of true time, and no two differ by 1 % or more,
 //! which is what the promises assume. A process of ours that is killed or paused is alone in that
@@ -31,6 +32,7 @@ mod scheduler;
 mod server;
 mod session;
 mod store;
+mod will;
 mod world;
 
 use std::panic::AssertUnwindSafe;

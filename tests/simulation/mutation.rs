@@ -20,6 +20,10 @@ pub(crate) enum Mutation {
     GuardianKeepsItsFirstDeadline,
     /// The wrapper's death isn't noticed and its deadline forgotten.
     GuardianDiesWithTheWrapper,
+    /// The wrapper neither wakes a guardian that was stopped nor replaces one that doesn't kill.
+    NobodyWatchesTheGuardian,
+    /// The wrapper takes the tree of a guardian that was killed for dead.
+    OrphansLiveOn,
     /// Requests aren't repeated after a resume.
     NothingIsAskedAgain,
     /// Replies leave before the commit, which comes with the next turn.
@@ -57,7 +61,7 @@ pub(crate) enum Mutation {
 }
 
 impl Mutation {
-    pub(crate) const ALL: [Self; 25] = [
+    pub(crate) const ALL: [Self; 27] = [
         Self::NoMargin,
         Self::ReleaseBeforeTheTreeIsDead,
         Self::WillBeforeTheTreeIsDead,
@@ -66,6 +70,8 @@ impl Mutation {
         Self::TimersStopInSuspend,
         Self::GuardianKeepsItsFirstDeadline,
         Self::GuardianDiesWithTheWrapper,
+        Self::NobodyWatchesTheGuardian,
+        Self::OrphansLiveOn,
         Self::NothingIsAskedAgain,
         Self::ReplyBeforeCommit,
         Self::TokensAreReused,

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use officer::lease::Terms;
+use officer::supervisor::Leftovers;
 
 use crate::clock::{Clock, MILLI, SECOND, Time};
 use crate::mutation::Mutation;
@@ -25,7 +26,8 @@ pub(crate) fn lock_number(name: &str) -> usize {
 
 /// Two clocks differ in rate by less than 1 %, and each from true time by at most that.
 const CLOCK_SPREAD_PER_MILLION: u64 = 10_000;
-/// What the margin takes the killing of a tree to need.
+/// What the margin takes the killing of a tree to need, by the guardian or, if that has to be replaced
+/// first, by the wrapper.
 pub(crate) const MOST_KILL_TIME: Time = 150 * MILLI;
 
 /// How long a client waits.
@@ -47,6 +49,9 @@ pub(crate) struct ClientPlan {
     pub(crate) run_for: Time,
     /// Ends so long after the stop signal.
     pub(crate) stops_in: Time,
+    /// What the command leaves behind ends so long after it.
+    pub(crate) lingers: Time,
+    pub(crate) leftovers: Leftovers,
     pub(crate) rounds: u32,
     pub(crate) start: Time,
     pub(crate) clock: Clock,
@@ -76,6 +81,12 @@ pub(crate) enum Fault {
     PauseWrapper {
         client: ClientId,
         length: Time,
+    },
+    /// A deaf one isn't woken by SIGCONT: it is held by a debugger, or by a freezer of its own.
+    PauseGuardian {
+        client: ClientId,
+        length: Time,
+        is_deaf: bool,
     },
     PauseHost {
         client: ClientId,
@@ -266,7 +277,8 @@ impl Plan {
     }
 
     /// The hardest case for a lease: a holder whose command ends by nothing but SIGKILL is cut off
-    /// after an answer that was late, or is suspended with it, while others wait for its lock.
+    /// after an answer that was late, or is suspended with it, while others wait for its lock; or the one
+    /// that would kill stands still too.
     fn squeeze(&mut self, rng: &mut Rng, span: Time) {
         let victim = rng.below(self.clients.len() as u64) as usize;
         let lock = self.clients[victim].lock;
@@ -285,9 +297,15 @@ impl Plan {
                 .push((at.saturating_sub(ttl / 2), Fault::Slow { client: victim, length: ttl / 2, by }));
         }
         let length = ttl + rng.below(ttl);
-        let fault = match rng.below(5) {
+        let fault = match rng.below(6) {
             0 => Fault::PauseHost { client: victim, length },
             1 => Fault::PauseWrapper { client: victim, length },
+            2 => {
+                let paused_at = at + rng.below(ttl);
+                let is_deaf = rng.chance(1, 2);
+                self.faults.push((paused_at, Fault::PauseGuardian { client: victim, length, is_deaf }));
+                partition(rng, victim, length)
+            }
             _ => partition(rng, victim, length),
         };
         self.faults.push((at, fault));
@@ -296,7 +314,9 @@ impl Plan {
     /// Generous: every round of every client one after the other, each a lease late, and a reboot.
     fn longest_aftermath(&self) -> Time {
         let ttl = self.max_ttl.as_nanos() as Time;
-        let round = |client: &ClientPlan| u64::from(client.rounds) * (client.run_for + 3 * ttl + SECOND);
+        let round = |client: &ClientPlan| {
+            u64::from(client.rounds) * (client.run_for + client.lingers + 3 * ttl + SECOND)
+        };
         4 * ttl + 20 * SECOND + self.clients.iter().map(round).sum::<Time>()
     }
 }
@@ -346,6 +366,8 @@ fn client(rng: &mut Rng, is_calm: bool, ttl_scale: Time, locks: usize, clocks: C
         waiting,
         run_for: if rng.chance(1, 3) { rng.log_up_to(ttl_nanos) } else { rng.below(3 * ttl_nanos) },
         stops_in: rng.log_up_to(2 * grace.as_nanos() as u64 + MILLI),
+        lingers: if rng.chance(1, 2) { 0 } else { rng.log_up_to(ttl_nanos) },
+        leftovers: if rng.chance(2, 3) { Leftovers::Kill } else { Leftovers::Wait },
         rounds: rng.between(1, 3) as u32,
         start: rng.below(ttl_nanos),
         clock: clocks.one(rng),
@@ -355,7 +377,7 @@ fn client(rng: &mut Rng, is_calm: bool, ttl_scale: Time, locks: usize, clocks: C
 fn calm_fault(rng: &mut Rng, clients: usize, most: Time, may_be_silent: bool) -> Fault {
     let client = rng.below(clients as u64) as usize;
     let length = rng.log_up_to(most);
-    match rng.below(10) {
+    match rng.below(11) {
         0 => partition(rng, client, length),
         1 => {
             let is_noticed = !may_be_silent || rng.chance(1, 2);
@@ -369,6 +391,7 @@ fn calm_fault(rng: &mut Rng, clients: usize, most: Time, may_be_silent: bool) ->
         6 => Fault::KillWrapper { client },
         7 => Fault::KillGuardian { client },
         8 => Fault::Revoke { client },
+        9 => Fault::PauseGuardian { client, length, is_deaf: rng.chance(1, 2) },
         _ => Fault::CrashServer { point: crash_point(rng), down_for: length },
     }
 }
@@ -376,7 +399,7 @@ fn calm_fault(rng: &mut Rng, clients: usize, most: Time, may_be_silent: bool) ->
 fn wild_fault(rng: &mut Rng, clients: usize, most: Time) -> Fault {
     let client = rng.below(clients as u64) as usize;
     let length = rng.log_up_to(most);
-    match rng.below(13) {
+    match rng.below(14) {
         0 | 1 => partition(rng, client, length),
         2 => Fault::Cut { client, client_notices: notices(rng, most), server_notices: notices(rng, most) },
         3 => Fault::Slow { client, length, by: rng.log_up_to(most / 2) },
@@ -388,6 +411,7 @@ fn wild_fault(rng: &mut Rng, clients: usize, most: Time) -> Fault {
         9 => Fault::KillWrapper { client },
         10 => Fault::KillGuardian { client },
         11 => Fault::Revoke { client },
+        12 => Fault::PauseGuardian { client, length, is_deaf: rng.chance(1, 2) },
         _ => Fault::GiveUp { client },
     }
 }

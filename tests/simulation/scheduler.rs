@@ -27,17 +27,15 @@ pub(crate) enum Event {
     /// One of the wrapper's timers.
     WrapperWake { client: ClientId, generation: u64 },
     /// The guardian's timer.
-    GuardianWake { client: ClientId, generation: u64 },
-    /// The guardian forks the command.
-    TreeStart { client: ClientId, run: u64 },
+    GuardianTimer { client: ClientId, generation: u64 },
+    /// Something else wakes the guardian: an order, a child's end, the wrapper's end.
+    GuardianRuns { client: ClientId, run: u64 },
     /// The command ends by itself or because it was told to.
     CommandEnds { client: ClientId, run: u64 },
     /// The last process of the tree is reaped.
     TreeDead { client: ClientId, run: u64 },
-    /// The wrapper hears that the tree is dead.
-    TreeReported { client: ClientId, run: u64 },
-    /// The guardian sees that the wrapper is dead.
-    WrapperGone { client: ClientId, run: u64 },
+    /// A report is there for the wrapper.
+    WrapperHears { client: ClientId, run: u64 },
     /// The wrapper sees that the guardian is dead.
     GuardianGone { client: ClientId, run: u64 },
     /// The last will is tried again, or given up.

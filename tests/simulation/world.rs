@@ -179,14 +179,19 @@ impl World {
             Event::ServerTurn { generation } => server.turn(generation, env),
             Event::ServerStart => server.start(env),
             Event::WrapperWake { client, generation } => clients[client].wake(generation, env),
-            Event::GuardianWake { client, generation } => clients[client].host.guardian_wake(generation, env),
-            Event::TreeStart { client, run } => clients[client].tree_start(run, env),
-            Event::CommandEnds { client, run } => clients[client].command_ended(run, env),
-            Event::TreeDead { client, run } => clients[client].tree_dead(run, env),
-            Event::TreeReported { client, run } => clients[client].tree_reported(run, env),
-            Event::WrapperGone { client, run } => clients[client].wrapper_gone(run, env),
+            Event::WrapperHears { client, run } => clients[client].hears_reports(run, env),
+            Event::GuardianTimer { client, generation } => {
+                clients[client].host.guardian_timer(generation, env);
+                clients[client].end_killed_round(env);
+            }
+            Event::GuardianRuns { client, run } => {
+                clients[client].host.guardian_runs(run, env);
+                clients[client].end_killed_round(env);
+            }
             Event::GuardianGone { client, run } => clients[client].guardian_gone(run, env),
-            Event::WillWake { client, generation } => clients[client].host.will_wake(generation, env),
+            Event::CommandEnds { client, run } => clients[client].host.command_ends(run, env),
+            Event::TreeDead { client, run } => clients[client].tree_dead(run, env),
+            Event::WillWake { client, generation } => clients[client].host.will.wake(generation, env),
             Event::Thaw(client) => self.thaw(client),
             Event::Fault(number) => self.strike(self.plan.faults[number].1),
         }
@@ -196,16 +201,15 @@ impl World {
     fn held_up_until(&self, event: &Event) -> Option<Time> {
         let host = |id: ClientId| self.clients[id].host.frozen_until;
         let wrapper = |id: ClientId| host(id).max(self.clients[id].paused_until);
+        let guardian = |id: ClientId| host(id).max(self.clients[id].host.guardian_paused_until());
         let until = match *event {
             Event::Start(id)
-            | Event::GuardianWake { client: id, .. }
-            | Event::TreeStart { client: id, .. }
             | Event::CommandEnds { client: id, .. }
             | Event::TreeDead { client: id, .. }
-            | Event::WrapperGone { client: id, .. }
             | Event::WillWake { client: id, .. } => host(id),
+            Event::GuardianTimer { client: id, .. } | Event::GuardianRuns { client: id, .. } => guardian(id),
             Event::WrapperWake { client: id, .. }
-            | Event::TreeReported { client: id, .. }
+            | Event::WrapperHears { client: id, .. }
             | Event::GuardianGone { client: id, .. } => wrapper(id),
             Event::ToClient { conn, .. } => {
                 let conn = self.env.network.conn(conn);
@@ -227,7 +231,7 @@ impl World {
             return;
         }
         let client = &mut self.clients[known.client];
-        if !client.host.will_heard(conn, &what, &mut self.env) {
+        if !client.host.will.heard(conn, &what, &mut self.env) {
             client.heard(conn, what, &mut self.env);
         }
     }
@@ -252,8 +256,14 @@ impl World {
             }
             Fault::PauseWrapper { client, length } => {
                 let client = &mut self.clients[client];
-                if client.host.wrapper_lives && client.host.guardian_lives {
+                if client.host.is_guarded(now) {
                     client.paused_until = client.paused_until.max(now + length);
+                }
+            }
+            Fault::PauseGuardian { client, length, is_deaf } => {
+                let client = &mut self.clients[client];
+                if client.host.is_guarded(now) && client.paused_until.max(client.host.frozen_until) <= now {
+                    client.host.pause_guardian(length, is_deaf, &mut self.env);
                 }
             }
             Fault::PauseHost { client, length } => self.freeze(client, length),
@@ -268,15 +278,19 @@ impl World {
             }
             Fault::KillWrapper { client } => {
                 let client = &mut self.clients[client];
-                if client.host.guardian_lives && client.host.frozen_until <= now {
+                if client.host.is_guarded(now) && client.host.frozen_until <= now {
                     client.kill_wrapper(&mut self.env);
                 }
             }
             Fault::KillGuardian { client } => {
                 let client = &mut self.clients[client];
-                let is_alone = !client.host.wrapper_lives || client.paused_until > now;
-                if client.host.guardian_lives && !is_alone && client.host.frozen_until <= now {
+                if client.paused_until.max(client.host.frozen_until) > now {
+                    return;
+                }
+                if client.host.wrapper_lives {
                     client.host.guardian_killed(&mut self.env);
+                } else {
+                    client.host.will.kill(&mut self.env);
                 }
             }
             Fault::Revoke { client } => {
@@ -322,7 +336,7 @@ impl World {
     fn freeze(&mut self, client: ClientId, length: Time) {
         let until = self.env.now() + length;
         let host = &mut self.clients[client].host;
-        if host.frozen_until >= until {
+        if host.frozen_until >= until || host.guardian_paused_until() > self.env.now() {
             return;
         }
         if host.frozen_until <= self.env.now() && self.env.mutation == Some(Mutation::TimersStopInSuspend) {
