@@ -107,6 +107,9 @@ impl Line {
         loop {
             let send_again_at = (!self.send_unsent()).then(|| BootTime::now() + SEND_AGAIN_AFTER);
             self.keep_vigil();
+            if self.vigil.is_given_up() {
+                return self.last_words();
+            }
             let wake_at = [self.vigil.wake_at(), send_again_at].into_iter().flatten().min();
             let Socket::Watched(channel, timer) = &mut self.socket else { return Heard::Gone };
             let ready = tokio::select! {
@@ -123,6 +126,18 @@ impl Line {
                 Ok(Received::Message(report, _)) => return Heard::Report(report),
                 Ok(Received::Nothing) => ready.clear_ready(),
                 Ok(Received::Closed) | Err(_) => return Heard::Gone,
+            }
+        }
+    }
+
+    /// What a guardian that was given up has said before; then it is gone for us, even if it can't die yet.
+    fn last_words(&self) -> Heard {
+        let Socket::Watched(channel, _) = &self.socket else { return Heard::Gone };
+        loop {
+            match channel.get_ref().receive() {
+                Ok(Received::Message(Report::Killing, _)) => {}
+                Ok(Received::Message(report, _)) => return Heard::Report(report),
+                Ok(Received::Nothing | Received::Closed) | Err(_) => return Heard::Gone,
             }
         }
     }
@@ -161,7 +176,8 @@ impl Line {
             Verdict::Nothing => {}
             Verdict::Wake => self.wake(),
             Verdict::Replace => {
-                // Its end closes its end of the line, which is heard.
+                tracing::error!("the guardian doesn't begin to kill the command, ending the guardian");
+                // If it can't die either (frozen from outside), what is below it is found all the same.
                 let _ = kill(self.guardian, Signal::SIGKILL);
             }
         }

@@ -12,8 +12,10 @@ use crate::boot_time::BootTime;
 /// that is on time, and for waking up.
 const PATIENCE: Duration = Duration::from_millis(40);
 
-/// How often to wake a guardian that kills, in case somebody stopped it meanwhile.
-const WAKE_EVERY: Duration = Duration::from_millis(250);
+/// Between two wakes of a guardian that kills, in case somebody has stopped it meanwhile: soon at first,
+/// then ever later.
+const FIRST_WAKE_AFTER: Duration = Duration::from_millis(20);
+const LAST_WAKE_AFTER: Duration = Duration::from_millis(250);
 
 /// How far it has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +34,11 @@ pub enum Vigil {
     Killing {
         /// When to wake it next.
         wake_at: BootTime,
+        /// How long after that again.
+        wake_after: Duration,
     },
+    /// It was to be replaced.
+    GivenUp,
 }
 
 /// What is to be done about the guardian.
@@ -57,7 +63,7 @@ impl Vigil {
         match self {
             Self::Resting { kill_deadline } => *kill_deadline = at,
             // Once it has to kill, nothing takes that back.
-            Self::Pressing { .. } | Self::Killing { .. } => {}
+            Self::Pressing { .. } | Self::Killing { .. } | Self::GivenUp => {}
         }
     }
 
@@ -65,13 +71,20 @@ impl Vigil {
     pub fn told_to_kill(&mut self, now: BootTime) {
         match self {
             Self::Resting { .. } => *self = Self::Pressing { until: now + PATIENCE },
-            Self::Pressing { .. } | Self::Killing { .. } => {}
+            Self::Pressing { .. } | Self::Killing { .. } | Self::GivenUp => {}
         }
     }
 
     /// It said that it has begun.
     pub fn has_begun(&mut self, now: BootTime) {
-        *self = Self::Killing { wake_at: now + WAKE_EVERY };
+        match self {
+            Self::Resting { .. } | Self::Pressing { .. } => *self = Self::killing(now, FIRST_WAKE_AFTER),
+            Self::Killing { .. } | Self::GivenUp => {}
+        }
+    }
+
+    fn killing(now: BootTime, after: Duration) -> Self {
+        Self::Killing { wake_at: now + after, wake_after: (after * 2).min(LAST_WAKE_AFTER) }
     }
 
     /// What is to be done now.
@@ -81,12 +94,17 @@ impl Vigil {
                 *self = Self::Pressing { until: now + PATIENCE };
                 Verdict::Wake
             }
-            Self::Pressing { until } if until <= now => Verdict::Replace,
-            Self::Killing { wake_at } if wake_at <= now => {
-                *self = Self::Killing { wake_at: now + WAKE_EVERY };
+            Self::Pressing { until } if until <= now => {
+                *self = Self::GivenUp;
+                Verdict::Replace
+            }
+            Self::Killing { wake_at, wake_after } if wake_at <= now => {
+                *self = Self::killing(now, wake_after);
                 Verdict::Wake
             }
-            Self::Resting { .. } | Self::Pressing { .. } | Self::Killing { .. } => Verdict::Nothing,
+            Self::Resting { .. } | Self::Pressing { .. } | Self::Killing { .. } | Self::GivenUp => {
+                Verdict::Nothing
+            }
         }
     }
 
@@ -95,8 +113,14 @@ impl Vigil {
         match *self {
             Self::Resting { kill_deadline } => kill_deadline,
             Self::Pressing { until } => Some(until),
-            Self::Killing { wake_at } => Some(wake_at),
+            Self::Killing { wake_at, .. } => Some(wake_at),
+            Self::GivenUp => None,
         }
+    }
+
+    /// Whether the guardian was to be replaced: nothing more is expected of it.
+    pub fn is_given_up(&self) -> bool {
+        matches!(self, Self::GivenUp)
     }
 }
 
@@ -116,6 +140,9 @@ mod tests {
         assert_eq!(vigil.check(at(5)), Verdict::Nothing);
         assert_eq!(vigil.wake_at(), Some(at(5) + PATIENCE));
         assert_eq!(vigil.check(at(5) + PATIENCE), Verdict::Replace);
+        vigil.has_begun(at(6));
+        assert!(vigil.is_given_up(), "whatever it says now");
+        assert_eq!((vigil.check(at(7)), vigil.wake_at()), (Verdict::Nothing, None));
     }
 
     #[test]
@@ -142,8 +169,13 @@ mod tests {
         vigil.told_to_kill(at(1));
         vigil.has_begun(at(1));
         assert_eq!(vigil.check(at(1)), Verdict::Nothing);
+        assert_eq!(vigil.wake_at(), Some(at(1) + FIRST_WAKE_AFTER));
         assert_eq!(vigil.check(at(2)), Verdict::Wake);
-        assert_eq!(vigil.check(at(3)), Verdict::Wake);
+        assert_eq!(vigil.wake_at(), Some(at(2) + FIRST_WAKE_AFTER * 2));
+        for seconds in 3..9 {
+            assert_eq!(vigil.check(at(seconds)), Verdict::Wake);
+        }
+        assert_eq!(vigil.wake_at(), Some(at(8) + LAST_WAKE_AFTER));
     }
 
     #[test]

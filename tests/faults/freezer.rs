@@ -11,6 +11,7 @@ use nix::sys::signal::Signal;
 use officer::boot_time::BootTime;
 
 use crate::beats::OnTerm;
+use crate::link::scene_with_cable;
 use crate::scene::{Ending, Holder, LONG, SHORT, Scene, lasting};
 use crate::support::wait_until;
 use crate::table::Proof;
@@ -19,6 +20,7 @@ crate::faults![
     a_thawed_tree_is_dead_at_once: "whole tree frozen, then thawed (a paused machine)",
     a_short_pause_costs_nothing: "whole tree frozen for 300 ms",
     a_frozen_command_keeps_the_lock_until_it_can_die: "command frozen, wrapper SIGTERM, then thawed",
+    a_guardian_that_cannot_even_die_is_stood_in_for: "guardian frozen and network cut, then thawed",
 ];
 
 /// How long an old command may live after the thaw, on a machine that has time for us.
@@ -207,17 +209,25 @@ fn a_short_pause_costs_nothing() -> Proof {
     scene.judge_unharmed(holder, next)
 }
 
-/// Frozen by the old freezer, SIGKILL doesn't end it; nobody is said to have forbidden it.
+/// A process that SIGKILL doesn't end before it is thawed: the old freezer's are so. `Err`: not here.
+fn freeze_alone(process: impl std::fmt::Display) -> Result<Freezer, Proof> {
+    let freezer = Freezer::new().filter(|it| matches!(it.kind, Kind::State));
+    let freezer = freezer.ok_or(Proof::Skipped("no freezer that holds off SIGKILL may be used here"))?;
+    std::fs::write(freezer.folder.join("cgroup.procs"), process.to_string()).expect("it is ours");
+    freezer.freeze();
+    Ok(freezer)
+}
+
+/// Nobody is said to have forbidden it.
 fn a_frozen_command_keeps_the_lock_until_it_can_die() -> Proof {
-    let Some(freezer) = Freezer::new().filter(|it| matches!(it.kind, Kind::State)) else {
-        return Proof::Skipped("no freezer that holds off SIGKILL may be used here");
-    };
     let scene = Scene::new();
     let mut holder = scene.hold();
     let next = scene.next();
     let begun = BootTime::now();
-    std::fs::write(freezer.folder.join("cgroup.procs"), holder.command.to_string()).expect("it is ours");
-    freezer.freeze();
+    let freezer = match freeze_alone(holder.command) {
+        Ok(freezer) => freezer,
+        Err(proof) => return proof,
+    };
     holder.wrapper.signal(Signal::SIGTERM);
     holder.wrapper.stderr_until(|line| {
         assert!(!line.contains("not allowed"), "{line}");
@@ -226,5 +236,22 @@ fn a_frozen_command_keeps_the_lock_until_it_can_die() -> Proof {
     assert_eq!(scene.runs(), 1, "nobody else has run");
     freezer.thaw();
     let code = holder.ends_with(128 + 9);
+    scene.judge(next, Ending::new(code, begun))
+}
+
+/// It is woken, given up and killed in vain; the wrapper ends its tree over its head.
+fn a_guardian_that_cannot_even_die_is_stood_in_for() -> Proof {
+    let (scene, cable, holder) = scene_with_cable();
+    let next = scene.next();
+    let begun = BootTime::now();
+    let freezer = match freeze_alone(holder.guardian) {
+        Ok(freezer) => freezer,
+        Err(proof) => return proof,
+    };
+    cable.cut();
+    wait_until("the next one runs", || scene.runs() == 2);
+    freezer.thaw();
+    cable.mend();
+    let code = holder.ends_with(79);
     scene.judge(next, Ending::new(code, begun))
 }

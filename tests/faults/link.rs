@@ -34,7 +34,7 @@ enum Carries {
 const TO_SERVER: usize = 0;
 const TO_HOLDER: usize = 1;
 
-struct Cable {
+pub(crate) struct Cable {
     address: SocketAddr,
     ways: Arc<Ways>,
 }
@@ -56,6 +56,16 @@ impl Cable {
             }
         });
         Self { address, ways }
+    }
+
+    /// Carries nothing from here on.
+    pub(crate) fn cut(&self) {
+        self.set(&[TO_SERVER, TO_HOLDER], Carries::Nothing);
+    }
+
+    /// Carries everything again, also what it has held back.
+    pub(crate) fn mend(&self) {
+        self.set(&[TO_SERVER, TO_HOLDER], Carries::Now);
     }
 
     fn set(&self, ways: &[usize], carries: Carries) {
@@ -113,7 +123,7 @@ impl Ways {
     }
 }
 
-fn scene_with_cable() -> (Scene, Cable, Holder) {
+pub(crate) fn scene_with_cable() -> (Scene, Cable, Holder) {
     let scene = Scene::new();
     let cable = Cable::to(&scene.server.socket());
     let url = format!("officer://{}", cable.address);

@@ -4,7 +4,9 @@ use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
+use nix::sys::ptrace;
 use nix::sys::signal::{Signal, killpg};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use serde_json::json;
 
@@ -19,6 +21,7 @@ crate::promises![
     a_killed_guardian_is_replaced,
     a_spared_child_outlives_the_guardian,
     a_stopped_guardian_is_woken_to_kill,
+    a_guardian_that_cannot_be_woken_is_replaced,
     a_term_to_the_process_group_spares_the_guardian,
     a_dismissed_guardian_leaves_no_will,
     a_guardian_without_command_just_leaves,
@@ -104,6 +107,22 @@ fn a_stopped_guardian_is_woken_to_kill() {
     let family = family(&mut wrapper);
     send(wrapper.guardian, Signal::SIGSTOP);
     wrapper.event_at_last("tree_dead");
+    assert!(!family.into_iter().any(is_alive));
+}
+
+fn a_guardian_that_cannot_be_woken_is_replaced() {
+    let mut wrapper = Setting::script(FAMILY).deadline(Duration::from_secs(1)).start();
+    let family = family(&mut wrapper);
+    let guardian = Pid::from_raw(wrapper.guardian);
+    // No SIGCONT moves what is traced.
+    ptrace::attach(guardian).expect("it may be traced");
+    let next_of_guardian = || waitpid(guardian, Some(WaitPidFlag::__WALL));
+    assert!(matches!(next_of_guardian(), Ok(WaitStatus::Stopped(..))));
+    wrapper.event("guardian_died");
+    // Its tracer is told first, and only then its parent.
+    assert!(matches!(next_of_guardian(), Ok(WaitStatus::Signaled(_, Signal::SIGKILL, _))));
+    let dead = wrapper.event_at_last("tree_dead");
+    assert_eq!(dead["killed_by"], json!("GuardianGone"));
     assert!(!family.into_iter().any(is_alive));
 }
 
