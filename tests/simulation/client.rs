@@ -518,11 +518,6 @@ impl Client {
         }
     }
 
-    pub(crate) fn tree_dead(&mut self, run: u64, env: &mut Env) {
-        self.host.tree_dead(run, env);
-        self.end_killed_round(env);
-    }
-
     /// SIGKILL of the wrapper: its connections are closed by its kernel.
     pub(crate) fn kill_wrapper(&mut self, env: &mut Env) {
         if matches!(self.phase, Phase::Idle | Phase::Done) {

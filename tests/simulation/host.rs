@@ -56,9 +56,17 @@ enum Tree {
     Running {
         /// The command itself is one of them.
         command: bool,
-        is_dying: bool,
+        kill: Option<Kill>,
     },
     Dead,
+}
+
+/// How far SIGKILL has come: a tree that forks needs more than one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kill {
+    EndsAt(Time),
+    /// Whoever kills stands still, with so much left to do.
+    Interrupted(Time),
 }
 
 struct Guardian {
@@ -162,8 +170,9 @@ impl Host {
     /// SIGCONT: who was only stopped goes on.
     pub(crate) fn wake_guardian(&mut self, env: &mut Env) {
         if let Some(guardian) = &mut self.guardian {
-            if env.mutation != Some(Mutation::NobodyWatchesTheGuardian) {
-                guardian.pause = guardian.pause.filter(|pause| pause.is_deaf);
+            let is_watched = env.mutation != Some(Mutation::NobodyWatchesTheGuardian);
+            if is_watched && guardian.pause.is_some_and(|pause| !pause.is_deaf) {
+                self.guardian_goes_on(env);
             }
             self.tell_guardian(env);
         }
@@ -187,12 +196,29 @@ impl Host {
         self.guardian.as_ref().and_then(|guardian| guardian.pause).map_or(0, |pause| pause.until)
     }
 
-    /// It is stopped for so long, or until somebody wakes it up; a deaf one can't be woken.
+    /// It is stopped for so long, or until somebody wakes it up; a deaf one can't be woken, and has not
+    /// begun to kill.
     pub(crate) fn pause_guardian(&mut self, length: Time, is_deaf: bool, env: &mut Env) {
         let until = env.now() + length;
+        let Some(guardian) = self.guardian.as_mut().filter(|it| !(is_deaf && it.supervision.is_killing()))
+        else {
+            return;
+        };
+        guardian.pause = Some(Pause { until, is_deaf });
+        if let Tree::Running { kill: Some(kill), .. } = &mut self.tree
+            && let Kill::EndsAt(at) = *kill
+        {
+            *kill = Kill::Interrupted(at.saturating_sub(env.now()));
+        }
+        env.scheduler.at(until, Event::GuardianRuns { client: self.client, run: self.run });
+    }
+
+    fn guardian_goes_on(&mut self, env: &mut Env) {
         if let Some(guardian) = &mut self.guardian {
-            guardian.pause = Some(Pause { until, is_deaf });
-            env.scheduler.at(until, Event::GuardianRuns { client: self.client, run: self.run });
+            guardian.pause = None;
+        }
+        if let Tree::Running { kill: Some(Kill::Interrupted(left)), .. } = self.tree {
+            self.kill_takes(left, env);
         }
     }
 
@@ -212,6 +238,7 @@ impl Host {
         if run != self.run || self.guardian.is_none() {
             return;
         }
+        self.guardian_goes_on(env);
         self.take(Input::Woken, env);
         self.take_children(env);
         while let Some(order) = self.guardian.as_mut().and_then(|guardian| guardian.orders.pop_front()) {
@@ -337,7 +364,7 @@ impl Host {
     fn start_tree(&mut self, token: Token, env: &mut Env) {
         let (client, lock, run) = (self.client, self.work.lock, self.run);
         self.token = token;
-        self.tree = Tree::Running { command: true, is_dying: false };
+        self.tree = Tree::Running { command: true, kill: None };
         env.note(|| format!("host {client}: the command starts with token {token} of lock {lock}"));
         env.checkers.tree_started((client, run), lock, token);
         env.scheduler.after(self.work.run_for, Event::CommandEnds { client, run });
@@ -369,12 +396,26 @@ impl Host {
     }
 
     fn kill_tree(&mut self, env: &mut Env) {
-        if let Tree::Running { is_dying, .. } = &mut self.tree
-            && !std::mem::replace(is_dying, true)
-        {
+        if matches!(self.tree, Tree::Running { kill: None | Some(Kill::Interrupted(_)), .. }) {
             env.note(|| format!("host {}: the tree is being killed", self.client));
             let kill_time = env.rng.log_up_to(MOST_KILL_TIME);
-            self.tree_ends_in(kill_time, env);
+            self.kill_takes(kill_time, env);
+        }
+    }
+
+    fn kill_takes(&mut self, time: Time, env: &mut Env) {
+        if let Tree::Running { kill, .. } = &mut self.tree {
+            let at = env.now() + time;
+            *kill = Some(Kill::EndsAt(at));
+            env.scheduler.at(at, Event::TreeKilled { client: self.client, run: self.run });
+        }
+    }
+
+    pub(crate) fn tree_killed(&mut self, run: u64, env: &mut Env) {
+        if let Tree::Running { kill: Some(Kill::EndsAt(at)), .. } = self.tree
+            && at <= env.now()
+        {
+            self.tree_dead(run, env);
         }
     }
 

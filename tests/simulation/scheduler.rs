@@ -32,8 +32,10 @@ pub(crate) enum Event {
     GuardianRuns { client: ClientId, run: u64 },
     /// The command ends by itself or because it was told to.
     CommandEnds { client: ClientId, run: u64 },
-    /// The last process of the tree is reaped.
+    /// The last process of the tree has ended.
     TreeDead { client: ClientId, run: u64 },
+    /// SIGKILL has ended it, unless that was interrupted.
+    TreeKilled { client: ClientId, run: u64 },
     /// A report is there for the wrapper.
     WrapperHears { client: ClientId, run: u64 },
     /// The wrapper sees that the guardian is dead.

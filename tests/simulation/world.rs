@@ -190,7 +190,14 @@ impl World {
             }
             Event::GuardianGone { client, run } => clients[client].guardian_gone(run, env),
             Event::CommandEnds { client, run } => clients[client].host.command_ends(run, env),
-            Event::TreeDead { client, run } => clients[client].tree_dead(run, env),
+            Event::TreeDead { client, run } => {
+                clients[client].host.tree_dead(run, env);
+                clients[client].end_killed_round(env);
+            }
+            Event::TreeKilled { client, run } => {
+                clients[client].host.tree_killed(run, env);
+                clients[client].end_killed_round(env);
+            }
             Event::WillWake { client, generation } => clients[client].host.will.wake(generation, env),
             Event::Thaw(client) => self.thaw(client),
             Event::Fault(number) => self.strike(self.plan.faults[number].1),
@@ -206,6 +213,7 @@ impl World {
             Event::Start(id)
             | Event::CommandEnds { client: id, .. }
             | Event::TreeDead { client: id, .. }
+            | Event::TreeKilled { client: id, .. }
             | Event::WillWake { client: id, .. } => host(id),
             Event::GuardianTimer { client: id, .. } | Event::GuardianRuns { client: id, .. } => guardian(id),
             Event::WrapperWake { client: id, .. }
