@@ -44,6 +44,8 @@ pub(super) struct Failure {
 pub(super) enum Stage {
     /// It could not be given a namespace of its own.
     Isolate,
+    /// The same, and what stood in the way is a limit on the number of namespaces.
+    Namespaces,
     /// It could not become its program.
     Execute,
     /// Its kill deadline had passed before.
@@ -131,6 +133,7 @@ impl Failure {
     pub(super) fn tell(self, pipe: &OwnedFd) {
         let stage = match self.stage {
             Stage::Isolate => ISOLATE,
+            Stage::Namespaces => NAMESPACES,
             Stage::Execute => EXECUTE,
             Stage::Deadline => DEADLINE,
         };
@@ -142,6 +145,7 @@ impl Failure {
 
 /// The stages in the pipe.
 const ISOLATE: u8 = b'i';
+const NAMESPACES: u8 = b'n';
 const EXECUTE: u8 = b'x';
 const DEADLINE: u8 = b'd';
 
@@ -158,6 +162,7 @@ impl Starting {
                 let [stage, errno @ ..] = told;
                 let stage = match stage {
                     ISOLATE => Stage::Isolate,
+                    NAMESPACES => Stage::Namespaces,
                     DEADLINE => Stage::Deadline,
                     _ => Stage::Execute,
                 };

@@ -51,6 +51,16 @@ pub enum StartError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// The user has all namespaces that one may have (exit 70).
+    #[error(
+        "cannot isolate {} in a PID namespace: a limit on namespaces is reached (look at the sysctls \
+         user.max_pid_namespaces, user.max_mnt_namespaces and user.max_user_namespaces)",
+        program.display()
+    )]
+    NoNamespaceLeft {
+        /// Its name as it was given.
+        program: OsString,
+    },
     /// Its kill deadline had passed before it was started; nothing runs.
     #[error("cannot start {}: its time was over before", program.display())]
     TooLate {

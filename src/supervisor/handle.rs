@@ -130,6 +130,7 @@ impl Guardian {
                     (command::Stage::Isolate, errno) => {
                         StartError::CannotIsolate { program, source: errno.into() }
                     }
+                    (command::Stage::Namespaces, _) => StartError::NoNamespaceLeft { program },
                     (command::Stage::Deadline, _) => StartError::TooLate { program },
                 })
             }

@@ -89,9 +89,16 @@ fn start_with(
         }
     });
     // SAFETY: one thread, and the new process has its own copy of all memory, the stack included.
-    let pid = unsafe { clone(first_process, &mut stack, namespaces, Some(libc::SIGCHLD)) }.map_err(failed)?;
+    let pid =
+        unsafe { clone(first_process, &mut stack, namespaces, Some(libc::SIGCHLD)) }.map_err(not_cloned)?;
     drop(ends);
     Ok((Starting::new(pid, answer), Status(status)))
+}
+
+/// "No space left on device" is what the kernel says of too many namespaces, one in the other or in all.
+fn not_cloned(errno: Errno) -> Failure {
+    let stage = if errno == Errno::ENOSPC { Stage::Namespaces } else { Stage::Isolate };
+    Failure { stage, errno }
 }
 
 /// Closes a descriptor in the new process alone, where nobody uses it again.

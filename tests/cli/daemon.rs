@@ -1,5 +1,7 @@
 //! `serve start|stop|restart|status`: a server in the background and its pid file.
 
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
 
@@ -206,6 +208,40 @@ fn statistics_that_the_level_hides_are_warned_of() {
         assert_eq!(started.code, Some(0), "{}", started.stderr);
         let told = format!("the log level is {level}");
         assert_eq!(started.stderr.contains(&told), is_told, "{}", started.stderr);
+    }
+}
+
+#[test]
+fn statistics_name_locks_and_connections_and_count_what_was_acquired() {
+    let daemon = Daemon::new();
+    let mut server = in_the_foreground(&daemon, "exec \"$@\" --stats");
+    let ask = |lock: &str| {
+        let mut stream = UnixStream::connect(daemon.path().join("socket")).unwrap();
+        writeln!(stream, r#"{{"command":"lock","name":"{lock}"}}"#).unwrap();
+        stream
+    };
+    let mut answer = String::new();
+    let holder = ask("a");
+    BufReader::new(&holder).read_line(&mut answer).unwrap();
+    assert!(answer.contains("acquired"), "{answer}");
+    let _waiter = ask("a");
+    // One in 5 seconds, told once, be it before the waiter is.
+    let mut rates = Vec::new();
+    let full = server.stderr_until(|line| {
+        let rate = line.split_once("acquired_a_second=\"")?.1.split('"').next()?;
+        rates.push(rate.to_owned());
+        (line.contains("client 2") && rates.len() > 1).then(|| line.to_owned())
+    });
+    rates.sort();
+    assert_eq!(rates.pop().as_deref(), Some("0.2"));
+    assert!(rates.iter().all(|rate| rate == "0.0"), "{rates:?}");
+    for part in [
+        "INFO statistics ",
+        "connected=2 sessions=0 held_or_waited_for=1",
+        r#"locks="{\"a\":[\"UNIX socket client 1\",\"UNIX socket client 2\"]}""#,
+        r#"connections="{\"UNIX socket client 1\":[\"a\"],\"UNIX socket client 2\":[\"a\"]}""#,
+    ] {
+        assert!(full.contains(part), "{part}: {full}");
     }
 }
 

@@ -259,6 +259,41 @@ fn where_no_server_runs_operators_are_told_that_nobody_holds() {
 }
 
 #[test]
+fn operators_are_told_who_starts_a_killed_server_again() {
+    let Some(user) = User::new() else { return };
+    let status = || finish(&mut user.exec(&["status", "-s", "local"]));
+    let run = |lock| finish(&mut user.exec(&["-s", "local", "-i", lock, "true"])).code;
+    assert_eq!(run("a"), Some(0));
+    user.kill_server();
+    let told = status();
+    assert_eq!((told.code, told.stdout.as_str()), (Some(69), ""), "{told:?}");
+    assert!(
+        told.stderr.contains(
+            "the embedded server was killed or is just ending; an officer-exec that holds or waits \
+             starts it again, and so does the next `officer-exec -s local`"
+        ),
+        "{told:?}"
+    );
+    // The next command.
+    assert_eq!(run("a"), Some(0));
+    assert_eq!(status().stdout, "nobody holds or waits (1 connection, 0 sessions)\n");
+
+    // One that waits, while the holder can't.
+    let holder = user.hold(&["-s", "local", "-i", "a", "--ttl", "60"]);
+    let waiter = Running::start(&mut user.exec(&["-s", "local", "-i", "a", "--", "echo", "next"]));
+    wait_until("it waits", || status().stdout.contains("waits"));
+    holder.signal(Signal::SIGSTOP);
+    user.kill_server();
+    wait_until("both are known again", || {
+        let known = status().stdout;
+        known.contains("waits") && known.contains("suspended")
+    });
+    holder.signal(Signal::SIGCONT);
+    assert_eq!(holder.finish().code, Some(3));
+    assert_eq!(waiter.finish().stdout, "next\n");
+}
+
+#[test]
 fn operators_do_not_believe_a_squatter() {
     let Some(user) = User::new() else { return };
     let address = SocketAddr::from_abstract_name(format!("officer-exec/{}", user.0)).unwrap();

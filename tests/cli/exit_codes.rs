@@ -2,11 +2,14 @@
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
+use nix::errno::Errno;
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 
-use crate::support::{Running, Server, clean, finish, officer_exec, sh, wait_until};
+use crate::support::{LONG_TTL, Running, Server, clean, finish, is_alive, officer_exec, sh, wait_until};
 
 #[test]
 fn the_commands_own() {
@@ -160,6 +163,54 @@ fn a_guardian_that_is_killed_is_our_own_failure_70() {
     let finished = holder.wait_with_stdin_open();
     assert_eq!(finished.code, Some(70), "{}", finished.stderr);
     wait_until("the lock is free", || server.queue_len("a") == 0);
+}
+
+/// Lets the wrapper find its own pipe of signals broken, as soon as one comes: its reads of 64 bytes at
+/// once fail, which nobody else makes here.
+fn deaf_to_signals(mut command: Command) -> Command {
+    const LOW_HALF: u32 = if cfg!(target_endian = "big") { 4 } else { 0 };
+    const THIRD_ARGUMENT: u32 = 32 + LOW_HALF;
+    let step =
+        |code: u32, k: u32, otherwise: u8| libc::sock_filter { code: code as u16, jt: 0, jf: otherwise, k };
+    let (load, skip_unless) = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, libc::BPF_JMP | libc::BPF_JEQ);
+    let mut filter = [
+        step(load, 0, 0),
+        step(skip_unless, libc::SYS_recvfrom as u32, 3),
+        step(load, THIRD_ARGUMENT, 0),
+        step(skip_unless, 64, 1),
+        step(libc::BPF_RET, libc::SECCOMP_RET_ERRNO | libc::EIO as u32, 0),
+        step(libc::BPF_RET, libc::SECCOMP_RET_ALLOW, 0),
+    ];
+    // SAFETY: two system calls, which may be made between fork and exec; the filter is the closure's.
+    unsafe {
+        command.pre_exec(move || {
+            let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+            nix::sys::prctl::set_no_new_privs()?;
+            let (mode, program) = (libc::SECCOMP_MODE_FILTER, &raw const program);
+            Errno::result(libc::prctl(libc::PR_SET_SECCOMP, mode, program))?;
+            Ok(())
+        })
+    };
+    command
+}
+
+#[test]
+fn a_panic_of_ours_is_70_and_leaves_neither_command_nor_lock() {
+    let server = Server::start();
+    let options = ["-i", "a", "--ttl", LONG_TTL];
+    let mut holder = deaf_to_signals(server.exec(&options, &sh("echo $$; exec sleep 1000")));
+    let mut holder = Running::start(&mut holder);
+    let command = Pid::from_raw(holder.line().parse().unwrap());
+    let waiter = Running::start(&mut deaf_to_signals(server.exec(&options, &["echo", "never"])));
+    wait_until("it waits", || server.queue_len("a") == 2);
+    for (running, left) in [(waiter, 1), (holder, 0)] {
+        running.signal(Signal::SIGUSR1);
+        let finished = running.finish();
+        assert_eq!((finished.code, finished.stdout.as_str()), (Some(70), ""), "{}", finished.stderr);
+        assert!(finished.stderr.contains("our own pipe can be read"), "{}", finished.stderr);
+        wait_until("the lock is free of it", || server.queue_len("a") == left);
+    }
+    assert!(!is_alive(command));
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod embedded;
 mod environment;
 mod exit_codes;
 mod generated;
+mod keep_alive;
 mod lock_id;
 mod lost_lock;
 mod operators;

@@ -238,12 +238,12 @@ fn who_watches_is_told_once_that_the_server_is_away_and_sees_it_come_back() {
         look.say(&[&format!(r#"{{"server":{server},"value":[],"result":"status"}}"#)]);
     };
     answer(1);
-    watcher.expect_line("nobody holds or waits (1 connections, 1 sessions)");
+    watcher.expect_line("nobody holds or waits (1 connection, 1 session)");
     for _ in 0..2 {
         drop(Played::accept(&listener));
     }
     answer(2);
-    watcher.expect_line("nobody holds or waits (1 connections, 2 sessions)");
+    watcher.expect_line("nobody holds or waits (1 connection, 2 sessions)");
     watcher.signal(Signal::SIGTERM);
     let stderr = watcher.finish().stderr;
     assert_eq!(stderr.lines().count(), 1, "{stderr}");

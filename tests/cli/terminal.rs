@@ -17,12 +17,26 @@ fn shell() -> Terminal {
 #[test]
 fn keys_reach_a_command_that_left_our_group() {
     let server = Server::start();
+    keys_reach_who_left_our_group(&server, &[]);
+}
+
+#[test]
+fn keys_reach_an_isolated_command_that_left_our_group() {
+    let server = Server::start();
+    let probe = server.run(&["--isolate"], &["true"]);
+    match probe.code {
+        Some(0) => keys_reach_who_left_our_group(&server, &["--isolate"]),
+        _ => println!("skipped: {}", probe.stderr),
+    }
+}
+
+fn keys_reach_who_left_our_group(server: &Server, options: &[&str]) {
     for (key, name) in [(CTRL_C, "INT"), (CTRL_BACKSLASH, "QUIT")] {
         let mut terminal = shell();
         let script =
             format!("trap \"echo got {name}; exit 5\" {name}; echo ready; while :; do sleep 0.01; done");
         // It puts itself into a group of its own.
-        terminal.run(&server.exec(&[], &["setsid", "sh", "-c", &script]), "; echo code $?");
+        terminal.run(&server.exec(options, &["setsid", "sh", "-c", &script]), "; echo code $?");
         terminal.wait_for("ready");
         terminal.press(key);
         terminal.wait_for(&format!("got {name}"));

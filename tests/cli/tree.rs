@@ -208,6 +208,42 @@ fn an_isolated_tree_dies_even_if_wrapper_and_guardian_are_killed() {
     wait_until("nothing is left", || tree.survivors().is_empty());
 }
 
+#[test]
+fn used_up_namespaces_are_told_with_the_limits_to_look_at() {
+    let server = Server::start();
+    let nested = |script: &str| {
+        let mut command = clean(Command::new("unshare"));
+        finish(command.args(["--user", "--map-root-user"]).args(sh(script)).args([
+            "sh",
+            PROGRAM,
+            &server.url(),
+        ]))
+    };
+    // Limits of a user namespace that ends with the test, not of this machine.
+    let limit = |kind: &str| format!("echo 0 > /proc/sys/user/max_{kind}_namespaces");
+    let probe = nested(&limit("user"));
+    if probe.code != Some(0) {
+        return println!("skipped: user namespaces aren't allowed here: {}", probe.stderr);
+    }
+    let run = "\"$1\" -s \"$2\" -i a --isolate -- true";
+    // Who may not make the others makes one of users first.
+    let weak = "exec setpriv --bounding-set -sys_admin";
+    for script in [
+        format!("{}; {run}", limit("pid")),
+        format!("{}; {run}", limit("mnt")),
+        format!("{}; {weak} {run}", limit("user")),
+    ] {
+        let refused = nested(&script);
+        assert_eq!(refused.code, Some(70), "{script}: {refused:?}");
+        assert_eq!(
+            refused.stderr,
+            "officer-exec: cannot isolate true in a PID namespace: a limit on namespaces is reached (look at \
+             the sysctls user.max_pid_namespaces, user.max_mnt_namespaces and user.max_user_namespaces)\n"
+        );
+    }
+    assert_eq!(server.queue_len("a"), 0);
+}
+
 /// A wrapper in a mount namespace of its own after `before`, where `script` may hide what it likes;
 /// `None` where the kernel doesn't allow one.
 fn in_own_mounts(server: &Server, options: &[&str], before: &str, script: &str) -> Option<Command> {

@@ -124,7 +124,8 @@ impl Connect for Embedded {
                     ),
                     Absence::Broken => io::Error::new(
                         ErrorKind::ConnectionRefused,
-                        "the embedded server was killed or is just ending; `officer-exec -s local` starts it again",
+                        "the embedded server was killed or is just ending; an officer-exec that holds or waits \
+                         starts it again, and so does the next `officer-exec -s local`",
                     ),
                     // It is tried again, as one whose queue of new connections is full.
                     Absence::Starting => ErrorKind::WouldBlock.into(),

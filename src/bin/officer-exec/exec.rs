@@ -280,9 +280,10 @@ fn not_started(plan: &Plan, error: &StartError) -> ExitStatus {
         StartError::NoInterpreter { .. } => ExitStatus::NotFound,
         StartError::CannotRun { .. } => ExitStatus::CannotRun,
         StartError::TooLate { .. } => ExitStatus::Lost,
-        StartError::CannotIsolate { .. } | StartError::GuardianGone | StartError::Refused(_) => {
-            ExitStatus::Internal
-        }
+        StartError::CannotIsolate { .. }
+        | StartError::NoNamespaceLeft { .. }
+        | StartError::GuardianGone
+        | StartError::Refused(_) => ExitStatus::Internal,
     }
 }
 

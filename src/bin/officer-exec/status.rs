@@ -173,8 +173,9 @@ const HEADERS: [&str; 7] = ["LOCK", "PLACE", "TOKEN", "FOR", "SEEN", "STATE", "W
 fn table(server: &ServerStatus, locks: &[LockStatus]) -> String {
     if locks.is_empty() {
         return format!(
-            "nobody holds or waits ({} connections, {} sessions)",
-            server.connections, server.sessions
+            "nobody holds or waits ({}, {})",
+            counted(server.connections, "connection"),
+            counted(server.sessions, "session")
         );
     }
     let mut rows = vec![HEADERS.map(str::to_owned)];
@@ -200,9 +201,13 @@ fn table(server: &ServerStatus, locks: &[LockStatus]) -> String {
 fn unlisted(server: &ServerStatus, locks: &[LockStatus]) -> String {
     match server.locks.saturating_sub(locks.len() as u64) {
         0 => String::new(),
-        1 => "and 1 more lock\n".to_owned(),
-        more => format!("and {more} more locks\n"),
+        more => format!("and {}\n", counted(more, "more lock")),
     }
+}
+
+/// So many of what `one` names.
+fn counted(count: u64, one: &str) -> String {
+    format!("{count} {one}{}", if count == 1 { "" } else { "s" })
 }
 
 fn holder_row(lock: &LockStatus, status: &HolderStatus) -> [String; 7] {
@@ -276,5 +281,6 @@ a     +1     -      1m 15s  1m 15s  waits  1.2.3.4:5
         for (locks, more) in [(1, ""), (2, "and 1 more lock\n"), (3, "and 2 more locks\n")] {
             assert_eq!(unlisted(&ServerStatus { locks, ..server.clone() }, &value), more);
         }
+        assert_eq!(table(&server, &[]), "nobody holds or waits (2 connections, 1 session)");
     }
 }
