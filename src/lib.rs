@@ -59,6 +59,7 @@ pub mod local;
 pub mod lock;
 pub mod own_thread;
 pub mod protocol;
+mod same_program;
 mod secret;
 pub mod server;
 pub mod supervisor;

@@ -5,7 +5,6 @@
 //! stale can stay behind. The state folder depends on the uid alone too; it is only the server's.
 
 use std::ffi::OsStr;
-use std::fmt;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::fd::AsRawFd;
@@ -21,6 +20,7 @@ use nix::unistd::{Pid, Uid, User, geteuid};
 use tokio::net::UnixStream;
 
 use crate::client::{Connect, Stream};
+use crate::same_program::runs_this_program;
 use crate::server::LOG_FILE_NAME;
 
 /// Root's state folder.
@@ -139,13 +139,6 @@ pub fn is_embedded_server(pid: Pid) -> bool {
 /// Kernels without such lists say nothing.
 fn has_children(pid: Pid) -> bool {
     fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).is_ok_and(|list| !list.is_empty())
-}
-
-fn runs_this_program(pid: Pid) -> bool {
-    let program = |process: &dyn fmt::Display| {
-        fs::metadata(format!("/proc/{process}/exe")).map(|meta| (meta.dev(), meta.ino())).ok()
-    };
-    program(&pid).is_some_and(|theirs| program(&"self") == Some(theirs))
 }
 
 fn owner_of(pid: Pid) -> Option<Uid> {

@@ -4,7 +4,6 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -12,6 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::boot_time::BootTime;
+use crate::same_program::runs_this_program;
 
 use super::descendants::{Process, Stat, children, descendants};
 use super::guardian;
@@ -317,6 +317,11 @@ impl Tree {
         }
     }
 
+    /// One more child that isn't ours to end.
+    pub(super) fn spare(&mut self, child: Pid) {
+        self.spared.insert(child);
+    }
+
     /// When the next sweep is due.
     pub(super) fn retry_at(&self) -> Option<BootTime> {
         self.retry_at
@@ -399,11 +404,8 @@ impl Tree {
 /// Whether it is the guardian of a wrapper that runs this very program. Who only calls itself so
 /// gains nothing but a moment.
 fn is_guardian(pid: Pid) -> bool {
-    let program = |process: &dyn std::fmt::Display| {
-        std::fs::metadata(format!("/proc/{process}/exe")).map(|meta| (meta.dev(), meta.ino())).ok()
-    };
     Stat::of(pid).is_some_and(|stat| stat.name.as_bytes() == guardian::NAME.to_bytes())
-        && program(&pid).is_some_and(|theirs| program(&"self") == Some(theirs))
+        && runs_this_program(pid)
 }
 
 fn named(pid: Pid) -> Leftover {
