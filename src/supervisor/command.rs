@@ -17,6 +17,7 @@ use nix::unistd::{ForkResult, Pid, execvpe, fork, getppid, pipe2, write};
 use serde::{Deserialize, Serialize};
 
 use super::inherited::Inherited;
+use super::missed::Missed;
 
 /// What `exec` needs, made before the fork.
 #[derive(Debug)]
@@ -84,12 +85,13 @@ impl Program {
         let failed = |errno| Failure { stage: Stage::Execute, errno };
         let (answer, result) = pipe2(OFlag::O_CLOEXEC).map_err(failed)?;
         let parent = Pid::this();
+        let missed = Missed::none().and_ours();
         // SAFETY: this process has one thread, so the child finds no lock held by another one.
         match unsafe { fork() }.map_err(failed)? {
             ForkResult::Parent { child } => Ok(Starting::new(child, answer)),
             ForkResult::Child => {
                 let errno = match die_with(parent) {
-                    Ok(()) => self.execute(inherited),
+                    Ok(()) => self.execute(inherited, missed),
                     Err(errno) => errno,
                 };
                 failed(errno).tell(&result);
@@ -98,8 +100,9 @@ impl Program {
         }
     }
 
-    /// Becomes the program; returns only if that fails.
-    pub(super) fn execute(&self, inherited: &Inherited) -> Errno {
+    /// Becomes the program, which hears of what was `missed`; returns only if that fails.
+    pub(super) fn execute(&self, inherited: &Inherited, missed: Missed) -> Errno {
+        missed.raise();
         if let Err(error) = inherited.restore() {
             return Errno::from_raw(error.raw_os_error().unwrap_or(libc::EINVAL));
         }

@@ -23,4 +23,7 @@ pub enum Event {
     /// The guardian is gone, and the command with it. What is left is being ended from here; go on
     /// asking for events until [`Event::TreeDead`]. Nobody would carry out the last will now.
     GuardianDied,
+    /// The same; it didn't do what it had to (it stands still, and nobody can wake it), so we have killed
+    /// it.
+    GuardianGivenUp,
 }

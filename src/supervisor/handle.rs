@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 
 use nix::errno::Errno;
 use nix::sys::prctl::set_child_subreaper;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::unistd::{ForkResult, Pid, fork};
 
 use crate::boot_time::BootTime;
@@ -71,8 +71,15 @@ impl Guardian {
         }
         let inherited = Inherited::capture().map_err(SupervisorError::Refused)?;
         let (ours, theirs) = Channel::pair().map_err(SupervisorError::Refused)?;
+        let refused = |errno: Errno| SupervisorError::Refused(errno.into());
+        // The guardian hears no signal: from its first moment on, or a key would end it alone.
+        let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK).map_err(refused)?;
         // SAFETY: there is one thread, so the child finds no lock held by another one.
-        match unsafe { fork() }.map_err(|errno| SupervisorError::Refused(errno.into()))? {
+        let forked = unsafe { fork() };
+        if !matches!(forked, Ok(ForkResult::Child)) {
+            mask.thread_set_mask().map_err(refused)?;
+        }
+        match forked.map_err(refused)? {
             ForkResult::Child => {
                 drop(ours);
                 guardian::run(theirs, outlives, inherited)
@@ -176,6 +183,9 @@ impl Guardian {
     /// ended if the guardian dies.
     pub fn spare(&mut self, child: Pid) {
         self.spared.push(child);
+        if let Stage::Orphaned(orphans) = &mut self.stage {
+            orphans.spare(child);
+        }
     }
 
     /// The next event. Cancel safe. Before [`Guardian::start`] only the guardian's own death is one;
@@ -198,8 +208,9 @@ impl Guardian {
                         }
                     }
                     Heard::Gone => {
+                        let is_given_up = line.is_given_up();
                         self.orphan();
-                        return Event::GuardianDied;
+                        return if is_given_up { Event::GuardianGivenUp } else { Event::GuardianDied };
                     }
                 },
                 Stage::Orphaned(orphans) => match orphans.progress().await {
@@ -228,14 +239,14 @@ impl Guardian {
 
     fn send_launch(&mut self, launch: Launch) -> io::Result<()> {
         set_child_subreaper(true)?;
-        let kill_deadline = launch.kill_deadline;
+        let (kill_deadline, grace) = (launch.kill_deadline, launch.policy.grace);
         let (letter, kept) = Letter::new(launch);
         let letter = letter.seal()?;
         let mut descriptors = vec![letter.as_fd()];
         descriptors.extend(kept.as_ref().map(AsFd::as_fd));
         self.stage = match std::mem::replace(&mut self.stage, Stage::Gone) {
             Stage::Idle(mut line) => {
-                line.start(kill_deadline, &descriptors)?;
+                line.start(kill_deadline, grace, &descriptors)?;
                 Stage::Guarded(line)
             }
             stage @ (Stage::Guarded(_) | Stage::Orphaned(_) | Stage::Over(_) | Stage::Gone) => {

@@ -22,6 +22,7 @@ use nix::unistd::{ForkResult, Gid, Pid, Uid, fork, getegid, geteuid, pipe2, writ
 use super::Exit;
 use super::command::{Failure, Program, Stage, Starting, exit_at_once};
 use super::inherited::Inherited;
+use super::missed::Missed;
 use super::stdio::let_go_of_stdio;
 use super::tree::exit_of;
 
@@ -78,20 +79,22 @@ fn start_with(
     // Asked out here: in there they are nobody's until they are mapped.
     let user = (geteuid(), getegid());
     let mut stack = vec![0; STACK_BYTES];
-    let mut ends = Some((result, told));
+    let mut theirs = Some((result, told, Missed::none().and_ours()));
     let first_process = Box::new(|| {
         // The guardian must be the only reader, so that its end is seen in there.
         close_copy(&answer);
         close_copy(&status);
-        match ends.take() {
-            Some((result, told)) => FirstProcess { program, inherited, namespaces, user, told }.run(result),
+        match theirs.take() {
+            Some((result, told, missed)) => {
+                FirstProcess { program, inherited, missed, namespaces, user, told }.run(result)
+            }
             None => exit_at_once(1),
         }
     });
     // SAFETY: one thread, and the new process has its own copy of all memory, the stack included.
     let pid =
         unsafe { clone(first_process, &mut stack, namespaces, Some(libc::SIGCHLD)) }.map_err(not_cloned)?;
-    drop(ends);
+    drop(theirs);
     Ok((Starting::new(pid, answer), Status(status)))
 }
 
@@ -111,6 +114,7 @@ fn close_copy(fd: &OwnedFd) {
 struct FirstProcess<'a> {
     program: &'a Program,
     inherited: &'a Inherited,
+    missed: Missed,
     namespaces: CloneFlags,
     user: (Uid, Gid),
     told: OwnedFd,
@@ -119,10 +123,12 @@ struct FirstProcess<'a> {
 impl FirstProcess<'_> {
     fn run(self, result: OwnedFd) -> ! {
         let failed = |errno| Failure { stage: Stage::Isolate, errno };
+        let prepared = self.prepare();
+        let missed = self.missed.and_ours();
         // SAFETY: this process has one thread.
-        match self.prepare().and_then(|()| unsafe { fork() }) {
+        match prepared.and_then(|()| unsafe { fork() }) {
             Ok(ForkResult::Child) => {
-                let errno = self.program.execute(self.inherited);
+                let errno = self.program.execute(self.inherited, missed);
                 Failure { stage: Stage::Execute, errno }.tell(&result);
                 exit_at_once(127)
             }

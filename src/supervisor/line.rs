@@ -33,6 +33,8 @@ pub(super) struct Line {
     socket: Socket,
     unsent: Vec<Order>,
     vigil: Vigil,
+    /// How long after a stop it has to kill.
+    grace: Duration,
 }
 
 #[derive(Debug)]
@@ -54,16 +56,24 @@ pub(super) enum Heard {
 
 impl Line {
     pub(super) fn new(guardian: Pid, channel: Channel) -> Self {
-        Self { guardian, socket: Socket::Plain(channel), unsent: Vec::new(), vigil: Vigil::new(None) }
+        Self {
+            guardian,
+            socket: Socket::Plain(channel),
+            unsent: Vec::new(),
+            vigil: Vigil::new(None, BootTime::now()),
+            grace: Duration::ZERO,
+        }
     }
 
     /// Sends the order to start, with descriptors, and listens from here on.
     pub(super) fn start(
         &mut self,
         kill_deadline: Option<BootTime>,
+        grace: Duration,
         descriptors: &[BorrowedFd<'_>],
     ) -> io::Result<()> {
-        self.vigil = Vigil::new(kill_deadline);
+        self.vigil = Vigil::new(kill_deadline, BootTime::now());
+        self.grace = grace;
         self.watch()?;
         match self.send(&Order::Start, descriptors)? {
             // Closed: what is heard next says so.
@@ -88,10 +98,10 @@ impl Line {
         match order {
             Order::KillDeadline(at) => self.vigil.set_kill_deadline(at.map(BootTime::from_since_boot)),
             Order::Kill => self.vigil.told_to_kill(BootTime::now()),
+            Order::Stop => self.vigil.told_to_stop(BootTime::now() + self.grace),
             Order::Bequeath
             | Order::Start
             | Order::Signal(_)
-            | Order::Stop
             | Order::Freeze
             | Order::Thaw
             | Order::Goodbye => {}
@@ -128,6 +138,11 @@ impl Line {
                 Ok(Received::Closed) | Err(_) => return Heard::Gone,
             }
         }
+    }
+
+    /// Whether it was, so that its end is our doing.
+    pub(super) fn is_given_up(&self) -> bool {
+        self.vigil.is_given_up()
     }
 
     /// What a guardian that was given up has said before; then it is gone for us, even if it can't die yet.
@@ -176,7 +191,6 @@ impl Line {
             Verdict::Nothing => {}
             Verdict::Wake => self.wake(),
             Verdict::Replace => {
-                tracing::error!("the guardian doesn't begin to kill the command, ending the guardian");
                 // If it can't die either (frozen from outside), what is below it is found all the same.
                 let _ = kill(self.guardian, Signal::SIGKILL);
             }

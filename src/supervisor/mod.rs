@@ -24,7 +24,7 @@
 //! * `policy`: PURE: what to do when; `guardian`: the loop that does it
 //! * `vigil`: PURE: the wrapper's watch over its guardian; `orphans`: what it does without one
 //! * `tree`, `descendants`: finding, signalling and reaping; `command`: fork and exec;
-//!   `isolate`: the same in a PID namespace
+//!   `isolate`: the same in a PID namespace; `missed`: what both were too late to hear
 //! * [`Signals`]: the wrapper's own signals, as events
 
 mod command;
@@ -38,6 +38,7 @@ mod isolate;
 mod launch;
 mod line;
 mod messages;
+mod missed;
 mod orphans;
 mod pidfd;
 pub mod policy;

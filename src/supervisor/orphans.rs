@@ -69,6 +69,11 @@ impl Orphans {
         }
     }
 
+    /// One more child that is no part of the tree.
+    pub(super) fn spare(&mut self, child: Pid) {
+        self.tree.spare(child);
+    }
+
     /// Kills and reaps until there is something to tell. Cancel safe.
     pub(super) async fn progress(&mut self) -> Progress {
         loop {

@@ -64,10 +64,21 @@ impl Signals {
         Ok(Self { delivery, pending: std::collections::VecDeque::new() })
     }
 
+    /// Takes the first of those that have come already and for which this says so.
+    pub fn find_pending(&mut self, is_it: impl FnMut(&Received) -> bool) -> Option<Received> {
+        self.take_in();
+        let place = self.pending.iter().position(is_it)?;
+        self.pending.remove(place)
+    }
+
+    fn take_in(&mut self) {
+        self.pending.extend(self.delivery.pending().filter_map(received));
+    }
+
     /// The next signal. Cancel safe. Signals of one kind that come in quick succession may be one.
     pub async fn next(&mut self) -> io::Result<Received> {
         loop {
-            self.pending.extend(self.delivery.pending().filter_map(received));
+            self.take_in();
             if let Some(received) = self.pending.pop_front() {
                 return Ok(received);
             }

@@ -17,13 +17,23 @@ const PATIENCE: Duration = Duration::from_millis(40);
 const FIRST_WAKE_AFTER: Duration = Duration::from_millis(20);
 const LAST_WAKE_AFTER: Duration = Duration::from_millis(250);
 
+/// How much later than the grace after a stop is over it may begin: nothing else depends on that instant.
+const SLACK_OF_STOP: Duration = Duration::from_secs(1);
+
+/// How often to wake one that has nothing to do: if it was stopped it doesn't see the command end.
+const ROUTINE_WAKE_AFTER: Duration = Duration::from_secs(10);
+
 /// How far it has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Vigil {
-    /// There is nothing to do but to wait for the deadline.
+    /// There is nothing to do but to wait.
     Resting {
         /// When the guardian must begin to kill by itself.
         kill_deadline: Option<BootTime>,
+        /// The same, because the tree was to be stopped.
+        stopped_by: Option<BootTime>,
+        /// When to wake it next.
+        wake_at: BootTime,
     },
     /// It has to begin.
     Pressing {
@@ -54,15 +64,25 @@ pub enum Verdict {
 
 impl Vigil {
     /// Over a guardian with a tree.
-    pub fn new(kill_deadline: Option<BootTime>) -> Self {
-        Self::Resting { kill_deadline }
+    pub fn new(kill_deadline: Option<BootTime>, now: BootTime) -> Self {
+        Self::Resting { kill_deadline, stopped_by: None, wake_at: now + ROUTINE_WAKE_AFTER }
     }
 
     /// The kill deadline has moved.
     pub fn set_kill_deadline(&mut self, at: Option<BootTime>) {
         match self {
-            Self::Resting { kill_deadline } => *kill_deadline = at,
+            Self::Resting { kill_deadline, .. } => *kill_deadline = at,
             // Once it has to kill, nothing takes that back.
+            Self::Pressing { .. } | Self::Killing { .. } | Self::GivenUp => {}
+        }
+    }
+
+    /// It was told to stop the tree, with a grace up to then. The first time counts.
+    pub fn told_to_stop(&mut self, grace_ends: BootTime) {
+        match self {
+            Self::Resting { stopped_by, .. } => {
+                stopped_by.get_or_insert(grace_ends + SLACK_OF_STOP);
+            }
             Self::Pressing { .. } | Self::Killing { .. } | Self::GivenUp => {}
         }
     }
@@ -89,17 +109,23 @@ impl Vigil {
 
     /// What is to be done now.
     pub fn check(&mut self, now: BootTime) -> Verdict {
-        match *self {
-            Self::Resting { kill_deadline: Some(at) } if at <= now => {
+        match self {
+            Self::Resting { kill_deadline, stopped_by, .. }
+                if [*kill_deadline, *stopped_by].into_iter().flatten().any(|at| at <= now) =>
+            {
                 *self = Self::Pressing { until: now + PATIENCE };
                 Verdict::Wake
             }
-            Self::Pressing { until } if until <= now => {
+            Self::Resting { wake_at, .. } if *wake_at <= now => {
+                *wake_at = now + ROUTINE_WAKE_AFTER;
+                Verdict::Wake
+            }
+            Self::Pressing { until } if *until <= now => {
                 *self = Self::GivenUp;
                 Verdict::Replace
             }
-            Self::Killing { wake_at, wake_after } if wake_at <= now => {
-                *self = Self::killing(now, wake_after);
+            Self::Killing { wake_at, wake_after } if *wake_at <= now => {
+                *self = Self::killing(now, *wake_after);
                 Verdict::Wake
             }
             Self::Resting { .. } | Self::Pressing { .. } | Self::Killing { .. } | Self::GivenUp => {
@@ -111,7 +137,9 @@ impl Vigil {
     /// When to check again.
     pub fn wake_at(&self) -> Option<BootTime> {
         match *self {
-            Self::Resting { kill_deadline } => kill_deadline,
+            Self::Resting { kill_deadline, stopped_by, wake_at } => {
+                [kill_deadline, stopped_by, Some(wake_at)].into_iter().flatten().min()
+            }
             Self::Pressing { until } => Some(until),
             Self::Killing { wake_at, .. } => Some(wake_at),
             Self::GivenUp => None,
@@ -134,7 +162,7 @@ mod tests {
 
     #[test]
     fn a_guardian_that_sleeps_past_the_deadline_is_woken_then_replaced() {
-        let mut vigil = Vigil::new(Some(at(5)));
+        let mut vigil = Vigil::new(Some(at(5)), at(0));
         assert_eq!(vigil.check(at(4)), Verdict::Nothing);
         assert_eq!(vigil.check(at(5)), Verdict::Wake);
         assert_eq!(vigil.check(at(5)), Verdict::Nothing);
@@ -147,16 +175,15 @@ mod tests {
 
     #[test]
     fn a_pause_of_both_is_no_fault_of_the_guardian() {
-        let mut vigil = Vigil::new(Some(at(5)));
+        let mut vigil = Vigil::new(Some(at(5)), at(0));
         assert_eq!(vigil.check(at(500)), Verdict::Wake, "not replaced");
         vigil.has_begun(at(500));
-        assert_eq!(vigil.check(at(500) + PATIENCE), Verdict::Nothing);
+        assert_eq!(vigil.check(at(500) + PATIENCE), Verdict::Wake, "in case it was stopped since");
     }
 
     #[test]
     fn an_order_to_kill_is_pressed_once() {
-        let mut vigil = Vigil::new(None);
-        assert_eq!(vigil.wake_at(), None);
+        let mut vigil = Vigil::new(None, at(0));
         vigil.told_to_kill(at(1));
         vigil.told_to_kill(at(2));
         vigil.set_kill_deadline(Some(at(100)));
@@ -165,7 +192,7 @@ mod tests {
 
     #[test]
     fn a_guardian_that_kills_is_kept_awake() {
-        let mut vigil = Vigil::new(None);
+        let mut vigil = Vigil::new(None, at(0));
         vigil.told_to_kill(at(1));
         vigil.has_begun(at(1));
         assert_eq!(vigil.check(at(1)), Verdict::Nothing);
@@ -180,10 +207,32 @@ mod tests {
 
     #[test]
     fn a_moved_deadline_is_the_one_that_counts() {
-        let mut vigil = Vigil::new(Some(at(5)));
+        let mut vigil = Vigil::new(Some(at(5)), at(0));
         vigil.set_kill_deadline(Some(at(9)));
         assert_eq!(vigil.check(at(6)), Verdict::Nothing);
         vigil.set_kill_deadline(None);
-        assert_eq!(vigil.check(at(60)), Verdict::Nothing);
+        assert_eq!(vigil.check(at(9)), Verdict::Nothing);
+    }
+
+    #[test]
+    fn one_that_has_nothing_to_do_is_woken_now_and_then() {
+        let mut vigil = Vigil::new(None, at(0));
+        for wakes in 1..4 {
+            let due = at(0) + ROUTINE_WAKE_AFTER * wakes;
+            assert_eq!(vigil.wake_at(), Some(due));
+            assert_eq!((vigil.check(due), vigil.check(due)), (Verdict::Wake, Verdict::Nothing));
+        }
+    }
+
+    #[test]
+    fn one_that_does_not_stop_the_tree_is_replaced() {
+        let mut vigil = Vigil::new(None, at(0));
+        vigil.told_to_stop(at(3));
+        vigil.told_to_stop(at(90));
+        assert_eq!(vigil.check(at(3)), Verdict::Nothing, "it may be a little late");
+        let due = at(3) + SLACK_OF_STOP;
+        assert_eq!(vigil.wake_at(), Some(due));
+        assert_eq!(vigil.check(due), Verdict::Wake);
+        assert_eq!(vigil.check(due + PATIENCE), Verdict::Replace);
     }
 }

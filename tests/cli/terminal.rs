@@ -3,7 +3,12 @@
 use std::fs::File;
 use std::process::Command;
 
-use crate::support::{Server, clean, sh, wait_until};
+use nix::sys::ptrace;
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
+
+use crate::support::{Server, clean, guardian_of, sh, wait_until};
 use crate::terminals::Terminal;
 
 const CTRL_C: &[u8] = b"\x03";
@@ -57,6 +62,37 @@ fn keys_reach_a_command_in_our_group_once() {
     terminal.press(b"go on\n");
     terminal.wait_for("hits 1");
     terminal.wait_for("code 0");
+}
+
+/// A guardian that stands still makes the moment before the command last.
+#[test]
+fn a_key_pressed_between_the_grant_and_the_start_ends_the_command() {
+    let server = Server::start();
+    for (key, signal) in [(CTRL_C, Signal::SIGINT), (CTRL_BACKSLASH, Signal::SIGQUIT)] {
+        let granted = server.data_dir().join(signal.as_str());
+        let holder = server.hold(&["-i", "a"]);
+        let hook = format!("touch {}", granted.display());
+        let options = ["-i", "a", "--on-acquired", &hook];
+        let mut terminal = Terminal::of(server.exec(&options, &["sleep", "1000"]));
+        wait_until("it waits", || server.queue_len("a") == 2);
+        let guardian = guardian_of(Pid::from_raw(terminal.leader.id() as i32));
+        ptrace::attach(guardian).unwrap();
+        waitpid(guardian, Some(WaitPidFlag::__WALL)).unwrap();
+        holder.finish();
+        wait_until("it is granted", || granted.exists());
+        terminal.press(key);
+        wait_until("the key has come", || is_pending(guardian, signal));
+        ptrace::detach(guardian, None).unwrap();
+        wait_until("the command has ended", || server.queue_len("a") == 0);
+        let status = terminal.leader.wait().unwrap();
+        assert_eq!(status.code(), Some(128 + signal as i32), "{signal}");
+    }
+}
+
+fn is_pending(process: Pid, signal: Signal) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:")).unwrap();
+    u64::from_str_radix(pending.trim(), 16).unwrap() & (1 << (signal as i32 - 1)) != 0
 }
 
 #[test]

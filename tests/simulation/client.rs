@@ -279,6 +279,9 @@ impl Client {
                 }
                 Action::Stop(why) => {
                     env.checkers.stopped(self.id, self.token, &format!("{why:?}"));
+                    if let Some(vigil) = &mut self.vigil {
+                        vigil.told_to_stop(now + self.plan.grace);
+                    }
                     self.host.order(Order::Stop, env);
                 }
                 Action::Kill => {
@@ -371,7 +374,7 @@ impl Client {
         let Some(Ok(lease)) = lease else { return self.close(Outcome::GivenBack, now, env) };
         self.token = token;
         let deadline = guardian_deadline(&lease, env);
-        self.vigil = Some(Vigil::new(Some(deadline)));
+        self.vigil = Some(Vigil::new(Some(deadline), now));
         self.host.order(Order::Start { deadline, token, bequest: Bequest { session: id, ttl } }, env);
         self.phase = Phase::Holding(lease);
     }

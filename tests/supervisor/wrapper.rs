@@ -155,6 +155,7 @@ fn described(event: &Event) -> Value {
             json!({"event": "tree_dead", "exit": exit, "killed_by": killed_by})
         }
         Event::GuardianDied => json!({"event": "guardian_died"}),
+        Event::GuardianGivenUp => json!({"event": "guardian_given_up"}),
     }
 }
 

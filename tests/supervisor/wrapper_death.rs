@@ -118,7 +118,7 @@ fn a_guardian_that_cannot_be_woken_is_replaced() {
     ptrace::attach(guardian).expect("it may be traced");
     let next_of_guardian = || waitpid(guardian, Some(WaitPidFlag::__WALL));
     assert!(matches!(next_of_guardian(), Ok(WaitStatus::Stopped(..))));
-    wrapper.event("guardian_died");
+    wrapper.event("guardian_given_up");
     // Its tracer is told first, and only then its parent.
     assert!(matches!(next_of_guardian(), Ok(WaitStatus::Signaled(_, Signal::SIGKILL, _))));
     let dead = wrapper.event_at_last("tree_dead");

@@ -153,7 +153,13 @@ async fn acquire(
             }
         };
         match lease_of(plan, guard.grant()) {
-            Ok(lease) => return Ok((guard, lease)),
+            Ok(lease) => match pending_end(signals) {
+                None => return Ok((guard, lease)),
+                Some(end) => {
+                    give_back(guard).await;
+                    return Err(end);
+                }
+            },
             Err(NoLease::TooLate(error)) => {
                 tracing::warn!(lock = plan.wanted.name, "{error}; giving it back and asking again");
                 give_back(guard).await;
@@ -193,6 +199,13 @@ async fn end_of_wait(signals: &mut Signals, guardian: &mut Guardian) -> ExitStat
         signal = ending_signal(signals) => ExitStatus::Signal(signal),
         _ = guardian.event() => failed(&StartError::GuardianGone),
     }
+}
+
+/// Whether a signal that ends a wait has come together with the lock: then nothing is started. One that
+/// comes later is the command's.
+fn pending_end(signals: &mut Signals) -> Option<ExitStatus> {
+    let received = signals.find_pending(|received| asks_for_the_end(received.signal))?;
+    Some(ExitStatus::Signal(received.signal as i32))
 }
 
 /// The next signal that ends a wait.

@@ -331,9 +331,15 @@ impl<'a> Watch<'a> {
                 self.tree = Tree::Dead(exit);
             }
             TreeEvent::GuardianDied => {
-                tracing::error!(lock = self.name(), "the guardian is gone, ending the command in its place");
-                // It may be gone because it didn't end the command of a lost lock: then that is the cause.
-                self.guardian_died = self.stopped != Some(Stopped::Lost);
+                tracing::error!(lock = self.name(), "the guardian was killed, ending the command");
+                self.guardian_died = true;
+            }
+            TreeEvent::GuardianGivenUp => {
+                // What it had to end the command for is the cause of its end.
+                tracing::error!(
+                    lock = self.name(),
+                    "the guardian stands still and can't be woken, ending the command in its place"
+                );
             }
         }
     }
