@@ -18,19 +18,19 @@ crate::faults![
     a_read_only_store_is_refused: "server restarted on a read-only store",
 ];
 
-const NOTHING: Option<&str> = None;
+pub(crate) const NOTHING: Option<&str> = None;
 
 /// A file system of its own for the data directory, as small as this, seen by nobody else.
 const SIZE: &str = "size=512k";
 
-const NO_MOUNTS: &str = "mounting needs root";
+pub(crate) const NO_MOUNTS: &str = "mounting needs root";
 
-fn may_mount() -> bool {
+pub(crate) fn may_mount() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
 /// Nobody else sees what is mounted from here on.
-fn leave_the_others_mounts() -> nix::Result<()> {
+pub(crate) fn leave_the_others_mounts() -> nix::Result<()> {
     unshare(CloneFlags::CLONE_NEWNS)?;
     mount(NOTHING, "/", NOTHING, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NOTHING)
 }

@@ -5,6 +5,7 @@
 //! end it prints one table.
 
 mod beats;
+mod dead_file_server;
 mod disk;
 #[path = "../engines/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "shared with the tests of the engines")]
@@ -72,6 +73,7 @@ fn trials(table: &'static Table) -> Vec<Trial> {
         link::PROMISES,
         servers::PROMISES,
         disk::PROMISES,
+        dead_file_server::PROMISES,
         inner_life::PROMISES,
         wall_clock::PROMISES,
     ]

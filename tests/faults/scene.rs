@@ -127,6 +127,14 @@ impl<S: Site> Scene<S> {
         self.wrapped(url, &beats::command(&self.beats_file(), Until::Told, on_term))
     }
 
+    /// The same beside another program of the tree.
+    pub(crate) fn holding_command_beside(&self, program: &Path) -> Command {
+        let script = format!("{} 1000 & exec \"$@\"", program.display());
+        let beats = beats::command(&self.beats_file(), Until::Told, OnTerm::Ignores);
+        let shell = ["sh".into(), "-c".into(), script, "sh".into()];
+        self.wrapped(&self.server.url(), &[&shell[..], &beats].concat())
+    }
+
     fn wrapped(&self, url: &str, words: &[String]) -> Command {
         let mut command = officer_exec();
         let ttl = format!("{}ms", self.ttl.as_millis());
