@@ -124,6 +124,28 @@ fn a_hook_that_fails_is_told_and_changes_nothing() {
 }
 
 #[test]
+fn whatever_asks_for_the_end_ends_the_hooks_too() {
+    let server = Server::start();
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT] {
+        let folder = tempfile::tempdir().unwrap();
+        let hook = format!("> {}/$OFFICER_HOOK; sleep 1000", folder.path().display());
+        let options = ["--on-acquired", &hook, "--on-released", &hook];
+        let running = Running::start(&mut server.exec(&options, &sh("exit 4")));
+        let runs = |hook: &str| folder.path().join(hook).exists();
+        wait_until("both hooks run", || runs("acquired") && runs("released"));
+        running.signal(signal);
+        // To the end of stderr, which the hooks have as well.
+        let finished = running.finish();
+        assert_eq!(finished.code, Some(4), "{signal}: {}", finished.stderr);
+        for hook in ["acquired", "released"] {
+            let told = format!("the hook --on-{hook} was killed: we were asked to end\n");
+            assert!(finished.stderr.contains(&told), "{signal}: {}", finished.stderr);
+        }
+        assert_eq!(finished.stderr.lines().count(), 2, "{signal}: {}", finished.stderr);
+    }
+}
+
+#[test]
 fn freeze_lets_the_tree_stand_still_while_the_server_is_away() {
     let mut server = Server::start();
     let script = "echo $$; read line; echo went on";

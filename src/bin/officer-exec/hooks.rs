@@ -2,6 +2,7 @@
 //! bounded time, and are never waited for while there is a lease to look after.
 
 use std::ffi::OsString;
+use std::future::Future;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -9,10 +10,16 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use officer::supervisor::ended;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 /// A hook that runs longer is killed, with its process group.
 const BOUND: Duration = Duration::from_secs(10);
+
+/// How long to wait for the end of a hook that was killed. One that can't die (in a call to a dead file
+/// server) must not keep us.
+const DEATH_BOUND: Duration = Duration::from_secs(1);
 
 /// Which hooks there are; each is a shell command line.
 #[derive(Clone, Debug, Default)]
@@ -38,12 +45,14 @@ pub struct Hooks {
     lines: HookLines,
     environment: Vec<(OsString, Option<OsString>)>,
     running: Vec<JoinHandle<()>>,
+    /// Dropped to have those that still run killed.
+    let_run: watch::Sender<()>,
 }
 
 impl Hooks {
     /// Hooks with what the command is told of its lock.
     pub fn new(lines: HookLines, environment: Vec<(OsString, Option<OsString>)>) -> Self {
-        Self { lines, environment, running: Vec::new() }
+        Self { lines, environment, running: Vec::new(), let_run: watch::Sender::new(()) }
     }
 
     /// Starts a hook, if there is one for the occasion; returns its process.
@@ -63,7 +72,7 @@ impl Hooks {
         match command.spawn() {
             Ok(child) => {
                 let pid = Pid::from_raw(child.id() as i32);
-                self.running.push(tokio::spawn(see_to_its_end(occasion, child)));
+                self.running.push(tokio::spawn(see_to_its_end(occasion, child, self.let_run.subscribe())));
                 Some(pid)
             }
             Err(error) => {
@@ -73,11 +82,23 @@ impl Hooks {
         }
     }
 
-    /// Waits until every hook has ended, each for a bounded time.
-    pub async fn finish(self) {
-        for hook in self.running {
-            // It panics only if the runtime ends, and then nobody is left to be told.
-            let _ = hook.await;
+    /// Waits until every hook has ended, each for a bounded time; those that still run when `hurry` is
+    /// over are killed.
+    pub async fn finish(self, hurry: impl Future) {
+        let Self { running, let_run, .. } = self;
+        let all_ended = async {
+            for hook in running {
+                // It panics only if the runtime ends, and then nobody is left to be told.
+                let _ = hook.await;
+            }
+        };
+        tokio::pin!(all_ended);
+        tokio::select! {
+            () = &mut all_ended => {}
+            _ = hurry => {
+                drop(let_run);
+                all_ended.await;
+            }
         }
     }
 }
@@ -100,23 +121,26 @@ impl Occasion {
     }
 }
 
-async fn see_to_its_end(occasion: Occasion, mut child: Child) {
+async fn see_to_its_end(occasion: Occasion, mut child: Child, mut may_run: watch::Receiver<()>) {
     let group = Pid::from_raw(child.id() as i32);
-    match tokio::time::timeout(BOUND, ended(group)).await {
-        Ok(Ok(())) => {}
+    let killed = tokio::select! {
+        end = timeout(BOUND, ended(group)) => match end {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(format!("cannot watch it: {error}")),
+            Err(_) => Some(format!("it ran for {BOUND:?}")),
+        },
+        // Nothing is ever sent: the sender is gone.
+        _ = may_run.changed() => Some("we were asked to end".into()),
+    };
+    if let Some(why) = &killed {
         // Not reaped yet, so the group is still its own.
-        Ok(Err(error)) => {
-            let _ = killpg(group, Signal::SIGKILL);
-            tracing::warn!("the hook --on-{} was killed: cannot watch it: {error}", occasion.name());
-        }
-        Err(_) => {
-            let _ = killpg(group, Signal::SIGKILL);
-            tracing::warn!("the hook --on-{} was killed after {BOUND:?}", occasion.name());
-            let _ = ended(group).await;
-        }
+        let _ = killpg(group, Signal::SIGKILL);
+        tracing::warn!("the hook --on-{} was killed: {why}", occasion.name());
+        let _ = timeout(DEATH_BOUND, ended(group)).await;
     }
-    if let Ok(status) = child.wait()
+    if let Ok(Some(status)) = child.try_wait()
         && !ExitStatus::success(&status)
+        && killed.is_none()
     {
         tracing::warn!("the hook --on-{} failed: {status}", occasion.name());
     }
