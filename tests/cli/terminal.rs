@@ -134,3 +134,14 @@ fn our_own_lines_stop_no_background_job() {
     terminal.wait_for("held for --max-hold");
     wait_until("the job has ended", || server.queue_len("a") == 0);
 }
+
+#[test]
+fn a_hooks_words_stop_no_hook() {
+    let server = Server::start();
+    let mut terminal = shell();
+    terminal.type_line("stty tostop");
+    let hook = "echo heard >&2; echo from the hook >&2";
+    terminal.run(&server.exec(&["-i", "a", "--on-acquired", hook], &["true"]), "; echo code $?");
+    terminal.wait_for("from the hook");
+    terminal.wait_for("code 0");
+}

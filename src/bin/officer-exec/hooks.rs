@@ -21,6 +21,11 @@ const BOUND: Duration = Duration::from_secs(10);
 /// server) must not keep us.
 const DEATH_BOUND: Duration = Duration::from_secs(1);
 
+/// Runs the line that is its `$0`, with SIGTTOU ignored: a hook is a process group of its own, hence in
+/// the terminal's background, and where that stops background writers (`stty tostop`) its first word on
+/// stderr would stop it for good.
+const RUN_UNSTOPPED: &str = "trap '' TTOU; exec sh -c \"$0\"";
+
 /// Which hooks there are; each is a shell command line.
 #[derive(Clone, Debug, Default)]
 pub struct HookLines {
@@ -59,7 +64,7 @@ impl Hooks {
     pub fn start(&mut self, occasion: Occasion) -> Option<Pid> {
         let line = occasion.line(&self.lines)?;
         let mut command = Command::new("sh");
-        command.arg("-c").arg(line);
+        command.args(["-c", RUN_UNSTOPPED]).arg(line);
         for (name, value) in &self.environment {
             match value {
                 Some(value) => command.env(name, value),
