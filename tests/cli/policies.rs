@@ -1,6 +1,8 @@
 //! Policies of one run: how long the lock is kept, what runs beside, what stands still.
 
-use nix::sys::signal::Signal;
+use std::os::unix::process::CommandExt;
+
+use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
 use crate::support::{LONG_TTL, Running, Server, children, guardian_of, is_pending, sh, state, wait_until};
@@ -177,6 +179,26 @@ fn what_stands_still_is_not_continued_by_a_signal_to_us() {
     assert_eq!(state(command), Some('T'));
     server.start_again();
     running.expect_line("told");
+    running.write_line("");
+    running.expect_line("went on");
+    assert_eq!(running.finish().code, Some(0));
+}
+
+#[test]
+fn what_stands_still_is_not_continued_by_a_signal_to_our_group() {
+    let mut server = Server::start();
+    let options = ["--on-suspend", "freeze", "--ttl", LONG_TTL];
+    let script = "setsid sh -c 'echo $$; exec sleep 1000' & echo $$; read line; echo went on";
+    let mut running = Running::start(server.exec(&options, &sh(script)).process_group(0));
+    let tree = [(); 2].map(|()| Pid::from_raw(running.line().parse().unwrap()));
+    let stands = |pid: &Pid| state(*pid) == Some('T');
+    server.kill();
+    wait_until("it stands still", || tree.iter().all(stands));
+    // As `fg` does: the command, which is in that group, runs at once.
+    killpg(running.pid(), Signal::SIGCONT).unwrap();
+    wait_until("it stands still again", || tree.iter().all(stands));
+    server.start_again();
+    wait_until("it goes on", || !tree.iter().any(stands));
     running.write_line("");
     running.expect_line("went on");
     assert_eq!(running.finish().code, Some(0));
