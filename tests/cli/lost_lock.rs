@@ -1,8 +1,12 @@
 //! A lock that is lost while the command runs: the tree is ended before anyone else can start.
 
+use nix::sys::ptrace;
 use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
 
-use crate::support::{LONG_TTL, Running, Server, marked, sh, wait_until};
+use crate::played::{self, Played};
+use crate::support::{LONG_TTL, Running, Server, guardian_of, marked, officer_exec, sh, state, wait_until};
 
 const SHORT: [&str; 6] = ["-i", "a", "--ttl", "2", "--grace", "300ms"];
 
@@ -70,4 +74,59 @@ fn without_a_lease_a_stopped_wrapper_loses_its_tree_with_the_connection() {
     wait_until("the tree is dead", || marked(&mark).is_empty());
     running.signal(Signal::SIGCONT);
     assert_eq!(running.wait().code(), Some(79));
+    let stderr = running.finish().stderr;
+    assert!(stderr.contains("the connection that held the lock is gone"), "{stderr}");
+    assert!(!stderr.contains("not answered"), "{stderr}");
+}
+
+/// Renewals in more than a ttl, whatever had been sent when they are first looked for.
+const RENEWALS_BEYOND_THE_TTL: usize = 5;
+
+/// A command under a lock that is renewed all the while, and whose guardian somebody holds up past the
+/// deadline that it knew when that began. The guardian then goes on.
+fn with_a_guardian_held_up(script: &str, meanwhile: impl FnOnce(&mut Running, Pid)) -> Running {
+    let (listener, url) = played::listen();
+    let options = ["-s", &url, "-i", "a", "--ttl", "3", "--grace", "300ms", "--"];
+    let mut running = Running::start(officer_exec().args(options).args(sh(script)));
+    let mut server = Played::accept(&listener);
+    let id = server.expect("open")["session"].clone();
+    server.say(&[
+        &format!(r#"{{"session":{id},"ttl":3,"result":"opened"}}"#),
+        r#"{"name":"a","token":1,"slot":0,"limit":1,"result":"acquired"}"#,
+    ]);
+    let command = Pid::from_raw(running.line().parse().unwrap());
+    let guardian = guardian_of(running.pid());
+    ptrace::attach(guardian).expect("it may be traced");
+    waitpid(guardian, Some(WaitPidFlag::__WALL)).unwrap();
+    meanwhile(&mut running, command);
+    for _ in 0..RENEWALS_BEYOND_THE_TTL {
+        let seq = &server.expect("renew")["seq"];
+        server.say(&[&format!(r#"{{"seq":{seq},"ttl":3,"result":"renewed"}}"#)]);
+    }
+    ptrace::detach(guardian, None).unwrap();
+    server.expect("close");
+    server.say(&[r#"{"result":"closed"}"#]);
+    running
+}
+
+#[test]
+fn a_guardian_that_was_held_up_is_not_taken_for_a_silent_server() {
+    let running = with_a_guardian_held_up("echo $$; exec sleep 1000", |_, _| {});
+    let finished = running.finish();
+    assert_eq!(finished.code, Some(79), "{}", finished.stderr);
+    assert_eq!(
+        finished.stderr,
+        "officer-exec: the guardian was held up past the last deadline that it knew, and then killed the command \
+         lock=\"a\"\n"
+    );
+}
+
+#[test]
+fn a_guardian_that_was_held_up_is_no_loss_to_a_command_that_had_ended() {
+    let running = with_a_guardian_held_up("echo $$; read line; exit 3", |running, command| {
+        running.let_end();
+        wait_until("the command has ended", || state(command) == Some('Z'));
+    });
+    let finished = running.finish();
+    assert_eq!((finished.code, finished.stderr.as_str()), (Some(3), ""));
 }

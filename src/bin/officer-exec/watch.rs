@@ -216,19 +216,23 @@ impl<'a> Watch<'a> {
         if std::mem::replace(&mut self.loss_told, true) {
             return;
         }
+        let what = told(self.stopped == Some(Stopped::Lost));
         match self.lease.why_lost() {
-            Some(Why::ToldSo) => {}
-            Some(Why::NotAsked) => tracing::error!(
+            Some(why) => {
+                if let Some(cause) = cause(why) {
+                    tracing::error!(lock = self.name(), "{cause}, stopping {what}");
+                }
+            }
+            // Without a lease the guardian may be the first to see it.
+            None => tracing::error!(
                 lock = self.name(),
-                "officer-exec was stopped, or the host suspended, for too long to renew the lease, \
-                 stopping the command"
-            ),
-            // The guardian may have had an older deadline.
-            Some(Why::NotRenewed) | None => tracing::error!(
-                lock = self.name(),
-                "the lock server has not answered in time, stopping the command"
+                "the connection that held the lock is gone, the guardian has killed {what}"
             ),
         }
+        self.start_loss_hook();
+    }
+
+    fn start_loss_hook(&mut self) {
         if let Some(hook) = self.hooks.start(Occasion::Lost) {
             self.guardian.spare(hook);
         }
@@ -314,13 +318,9 @@ impl<'a> Watch<'a> {
                 );
             }
             TreeEvent::TreeDead { exit, killed_by } => {
-                // The guardian may have had an older deadline than we when it killed.
-                if killed_by == Some(KilledBy::Deadline) && exit == KILLED {
-                    self.stopped = Some(Stopped::Lost);
-                }
                 let is_loss = match killed_by {
                     None => false,
-                    Some(KilledBy::Deadline) => true,
+                    Some(KilledBy::Deadline) => self.is_loss_at_a_deadline(exit),
                     Some(
                         KilledBy::Grace | KilledBy::Request | KilledBy::WrapperGone | KilledBy::GuardianGone,
                     ) => self.lease.is_lost(),
@@ -342,6 +342,30 @@ impl<'a> Watch<'a> {
                 );
             }
         }
+    }
+
+    /// The guardian has killed by itself. Whether the lock is lost as well; else it is told here.
+    fn is_loss_at_a_deadline(&mut self, exit: Exit) -> bool {
+        // What was left behind before had a command that had ended by itself.
+        let ended_the_command = exit == KILLED && self.tree == Tree::Ended(exit);
+        if ended_the_command {
+            self.stopped = Some(Stopped::Lost);
+        }
+        if self.lease.is_lost() || self.lease.end().is_none() {
+            return true;
+        }
+        // The lock is ours: it had an older deadline than we. Leftovers that were to be ended are no loss.
+        if ended_the_command || self.plan.policy.leftovers == Leftovers::Wait {
+            tracing::error!(
+                lock = self.name(),
+                "the guardian was held up past the last deadline that it knew, and then killed {}",
+                told(ended_the_command)
+            );
+        }
+        if ended_the_command {
+            self.start_loss_hook();
+        }
+        false
     }
 
     fn received(&mut self, received: Received) {
@@ -408,10 +432,13 @@ impl<'a> Watch<'a> {
             None | Some(Stopped::Asked) => ExitStatus::Command(exit),
             Some(Stopped::TooLong) => ExitStatus::MaxHold,
             Some(Stopped::Lost) => {
-                tracing::error!(
-                    lock = self.name(),
-                    "the lock was lost while the command ran, the command was ended"
-                );
+                // Else its guardian alone took it for lost, and that was told.
+                if self.lease.is_lost() || self.lease.end().is_none() {
+                    tracing::error!(
+                        lock = self.name(),
+                        "the lock was lost while the command ran, the command was ended"
+                    );
+                }
                 ExitStatus::Lost
             }
         }
@@ -424,6 +451,22 @@ impl Tree {
             Self::Running | Self::Ended(_) | Self::LeftBehind(_) => false,
             Self::Dead(_) => true,
         }
+    }
+}
+
+/// What is ended, as people are told of it: the command with all that belongs to it, or the rest of it.
+fn told(is_the_command: bool) -> &'static str {
+    if is_the_command { "the command" } else { "what the command left behind" }
+}
+
+/// Why a lock is lost, unless the engine has said so.
+fn cause(why: Why) -> Option<&'static str> {
+    match why {
+        Why::ToldSo => None,
+        Why::NotAsked => {
+            Some("officer-exec was stopped, or the host suspended, for too long to renew the lease")
+        }
+        Why::NotRenewed => Some("the lock server has not answered in time"),
     }
 }
 
