@@ -210,5 +210,6 @@ fn max_hold_ends_what_the_command_left_behind() {
     let options = ["--leftovers", "wait", "--max-hold", "300ms"];
     let finished = server.run(&options, &["sh", "-c", "setsid sleep 1000 & exit 4"]);
     assert_eq!(finished.code, Some(4), "{}", finished.stderr);
-    assert!(finished.stderr.contains("--max-hold"), "{}", finished.stderr);
+    let told = "held for --max-hold, stopping what the command left behind";
+    assert!(finished.stderr.contains(told), "{}", finished.stderr);
 }

@@ -181,7 +181,8 @@ impl<'a> Watch<'a> {
             self.max_hold_at = None;
             // Also what the command left behind: it holds the lock as well.
             if !self.tree.is_dead() {
-                tracing::warn!(lock = self.name(), "held for --max-hold, stopping the command");
+                let what = told(self.tree == Tree::Running);
+                tracing::warn!(lock = self.name(), "held for --max-hold, stopping {what}");
                 self.note_stop(Stopped::TooLong);
                 self.guardian.stop();
             }
