@@ -21,6 +21,21 @@ fn min_hold_keeps_the_lock_after_a_short_command() {
 }
 
 #[test]
+fn a_loss_that_ends_min_hold_is_told() {
+    let mut server = Server::start();
+    let options = ["-i", "a", "--min-hold", "1h", "--ttl", "2", "--grace", "200ms"];
+    let mut running = Running::start(&mut server.exec(&options, &sh("echo ran; exit 4")));
+    running.expect_line("ran");
+    let guardian = guardian_of(running.pid());
+    wait_until("the command is gone", || children(guardian).is_empty());
+    server.kill();
+    let finished = running.finish();
+    assert_eq!(finished.code, Some(4), "{}", finished.stderr);
+    let told = "the lock was lost before --min-hold was over: the lock server has not answered in time";
+    assert!(finished.stderr.contains(told), "{}", finished.stderr);
+}
+
+#[test]
 fn min_hold_is_ended_by_who_asks_for_the_end_alone() {
     let server = Server::start();
     for signal in [Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT] {

@@ -422,12 +422,22 @@ impl<'a> Watch<'a> {
         getpgid(Some(self.command)).is_ok_and(|group| group == getpgrp())
     }
 
+    /// A loss ended `--min-hold`, and nothing else: nobody would be told.
+    fn tell_short_hold(&self) {
+        let is_short = self.min_hold_until.is_some_and(|until| BootTime::now() < until);
+        if let (Some(why), true) = (self.lease.why_lost(), is_short && self.stopped != Some(Stopped::Lost)) {
+            let why = cause(why).map(|cause| format!(": {cause}")).unwrap_or_default();
+            tracing::warn!(lock = self.name(), "the lock was lost before --min-hold was over{why}");
+        }
+    }
+
     /// How it went, in one line where it did not go by itself.
     fn tell(self, report: &mut Report) -> ExitStatus {
         let (Tree::Ended(exit) | Tree::LeftBehind(exit) | Tree::Dead(exit)) = self.tree else {
             unreachable!("the loop ends with the tree");
         };
         report.ended(exit);
+        self.tell_short_hold();
         match self.stopped {
             _ if self.guardian_died => ExitStatus::Internal,
             None | Some(Stopped::Asked) => ExitStatus::Command(exit),
