@@ -100,6 +100,14 @@ fn a_command_that_is_not_there_is_127() {
 }
 
 #[test]
+fn an_empty_word_is_no_command_127_and_told_so() {
+    let server = Server::start();
+    let finished = server.run(&["-i", "a"], &["", "argument"]);
+    let told = "officer-exec: cannot run \"\": the command is an empty word\n";
+    assert_eq!((finished.code, finished.stderr.as_str()), (Some(127), told));
+}
+
+#[test]
 fn a_script_without_its_interpreter_is_127_and_told_so() {
     let server = Server::start();
     let folder = tempfile::tempdir().unwrap();

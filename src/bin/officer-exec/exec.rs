@@ -296,7 +296,13 @@ fn environment(plan: &Plan, grant: &Grant) -> Vec<(OsString, Option<OsString>)> 
 }
 
 fn not_started(plan: &Plan, error: &StartError) -> ExitStatus {
-    tracing::error!("{error}");
+    match error {
+        // A variable that is empty, more often than not.
+        StartError::NotFound { program } if program.is_empty() => {
+            tracing::error!("cannot run \"\": the command is an empty word");
+        }
+        error => tracing::error!("{error}"),
+    }
     match error {
         StartError::NotFound { .. } => {
             if VERBS.iter().any(|verb| plan.argv[0] == *verb) {
