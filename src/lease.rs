@@ -143,6 +143,8 @@ impl Lease {
     pub fn start(terms: Terms, proven_at: BootTime, now: BootTime) -> Result<Self, TooLate> {
         let age = now.saturating_since(proven_at);
         if terms.has_lease() && age > terms.ttl / 2 {
+            // Whole milliseconds: it is for people.
+            let age = Duration::from_millis(u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
             return Err(TooLate { age, ttl: terms.ttl });
         }
         let next_renewal = proven_at + terms.renew_every();
@@ -364,7 +366,7 @@ mod tests {
     fn a_late_grant_is_refused() {
         let terms = Terms::new(Duration::from_secs(10), Duration::from_secs(3)).unwrap();
         assert!(Lease::start(terms, T0, at(5000)).is_ok());
-        let error = Lease::start(terms, T0, at(5001)).unwrap_err();
+        let error = Lease::start(terms, T0, at(5001) + Duration::from_nanos(7)).unwrap_err();
         assert!(error.to_string().contains("5.001s"), "{error}");
     }
 

@@ -8,7 +8,7 @@ use crate::boot_time::BootTime;
 #[cfg(any(feature = "etcd", feature = "redis"))]
 use crate::protocol::Who;
 
-use super::{AcquireError, Busy, ConnectError, ConnectOptions, Wait, WaitEnd};
+use super::{AcquireError, Busy, ConnectError, ConnectOptions, Wait, WaitEnd, for_people};
 
 /// Leaving a queue or executing a will takes at most so long; the rest is left to the lease.
 pub(super) const LEAVE_LIMIT: Duration = Duration::from_secs(5);
@@ -70,15 +70,8 @@ pub(super) async fn within<T>(
 ) -> Result<T, Failure> {
     match tokio::time::timeout(limit, call).await {
         Ok(answer) => answer,
-        Err(_) => {
-            Err(Failure::Unanswered(format!("no answer within {}", humantime::format_duration(round(limit)))))
-        }
+        Err(_) => Err(Failure::Unanswered(format!("no answer within {}", for_people(limit)))),
     }
-}
-
-/// Whole milliseconds, for people.
-fn round(time: Duration) -> Duration {
-    Duration::from_millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// How long, and how often, an engine is asked again before we give up on it.

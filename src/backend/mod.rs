@@ -248,6 +248,11 @@ impl std::fmt::Display for Busy {
     }
 }
 
+/// A duration in whole milliseconds.
+fn for_people(time: Duration) -> humantime::FormattedDuration {
+    humantime::format_duration(Duration::from_millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)))
+}
+
 /// A connection to an engine that can stand in line for one lock.
 #[async_trait]
 pub trait Backend: Send {

@@ -160,3 +160,16 @@ fn who_leaves_before_the_server_has_answered_leaves_nothing() {
     server.signal(Signal::SIGCONT);
     assert_eq!(server.run(&["-i", "a"], &["true"]).code, Some(0));
 }
+
+#[test]
+fn how_long_a_silent_server_was_waited_for_is_told_in_whole_milliseconds() {
+    let server = Server::start();
+    let holder = server.hold(&["-i", "a", "--ttl", "2", "--grace", "300ms"]);
+    server.signal(Signal::SIGSTOP);
+    let finished = holder.finish();
+    assert_eq!(finished.code, Some(3), "{}", finished.stderr);
+    let (_, told) = finished.stderr.split_once("no answer in ").expect("a word on it");
+    let (waited, _) = told.split_once(';').expect("and on what ends the lock");
+    let duration = humantime::parse_duration(waited).expect("a duration for people");
+    assert_eq!(duration.subsec_nanos() % 1_000_000, 0, "{waited}");
+}

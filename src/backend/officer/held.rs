@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use crate::protocol::Reply;
 
 use super::link::{Heard, Link};
-use crate::backend::{Event, Grant, Guard, Loss, ReleaseError, Will};
+use crate::backend::{Event, Grant, Guard, Loss, ReleaseError, Will, for_people};
 
 /// A lock held at an Officer server.
 pub(super) struct Held {
@@ -49,7 +49,7 @@ impl Guard for Held {
     async fn release(self: Box<Self>, bound: Duration) -> Result<(), ReleaseError> {
         let Self { link, grant, server, .. } = *self;
         let released = tokio::time::timeout(bound, link.release(&grant.name)).await;
-        released.map_err(|_| ReleaseError { server, cause: format!("no answer in {bound:?}") })
+        released.map_err(|_| ReleaseError { server, cause: format!("no answer in {}", for_people(bound)) })
     }
 }
 

@@ -13,7 +13,7 @@ use crate::protocol::{Granted, Holder, LockRequest, Reply, Request, TurnedAway};
 use super::link::{Heard, Link};
 use super::reach::{FIRST_BACKOFF, LAST_BACKOFF, keep_trying, open};
 use super::{LEAVE_BOUND, Officer, draw_id};
-use crate::backend::{AcquireError, Busy, ConnectError, Loss, Wait, WaitEnd, Wanted};
+use crate::backend::{AcquireError, Busy, ConnectError, Loss, Wait, WaitEnd, Wanted, for_people};
 
 /// How much later than the wait limit the server's word on it may come.
 const ANSWER_SLACK: Duration = Duration::from_secs(1);
@@ -200,7 +200,7 @@ impl<'a> Place<'a> {
         }
         if since + self.officer.options.connect_timeout <= now {
             let server = self.officer.connector.server();
-            let cause = format!("the connection was lost {:?} ago", now.saturating_since(since));
+            let cause = format!("the connection was lost {} ago", for_people(now.saturating_since(since)));
             return Err(ConnectError::Unreachable { server, cause }.into());
         }
         Ok(())
