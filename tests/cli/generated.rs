@@ -24,6 +24,18 @@ fn the_man_page_has_every_option() {
 }
 
 #[test]
+fn nothing_for_people_has_marks_for_machines() {
+    let helps = ["", "serve", "status", "release", "verify", "ping", "generate"].map(|verb| {
+        let words = [verb, "--help"].into_iter().filter(|word| !word.is_empty());
+        finish(officer_exec().args(words)).stdout
+    });
+    for text in helps.into_iter().chain(["man", "bash", "zsh", "fish"].map(generate)) {
+        assert_eq!(text.lines().find(|line| line.contains('`')), None);
+        assert!(text.contains("officer"), "{text}");
+    }
+}
+
+#[test]
 fn the_bash_completions_are_a_script() {
     let mut bash = Command::new("bash").args(["-n", "/dev/stdin"]).stdin(Stdio::piped()).spawn().unwrap();
     bash.stdin.take().unwrap().write_all(generate("bash").as_bytes()).unwrap();

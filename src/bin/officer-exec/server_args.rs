@@ -6,12 +6,15 @@ use std::env::VarError;
 use clap::Args;
 use officer::backend::ServerUrl;
 
+const SERVER_HELP: &str = "\
+Lock server: officer://HOST[:PORT], unix:/PATH, zk://HOSTS[/CHROOT], etcd://HOSTS, \
+redis://HOST[:PORT][/DB] or local [default: ZKHOSTS, then local] [env: OFFICER_SERVER]";
+
 /// The flags that name a lock server.
 #[derive(Args, Clone, Debug)]
 pub struct ServerArgs {
-    /// Lock server: `officer://HOST[:PORT]`, unix:/PATH, zk://HOSTS[/CHROOT], etcd://HOSTS,
-    /// `redis://HOST[:PORT][/DB]` or local [default: ZKHOSTS, then local] [env: OFFICER_SERVER]
-    #[arg(short, long, value_name = "URL")]
+    // Not a doc comment: that would need marks around the URLs, which a terminal would show.
+    #[arg(short, long, value_name = "URL", help = SERVER_HELP)]
     server: Option<String>,
 
     /// The same as --server zk://HOSTS [env: ZKHOSTS]
