@@ -55,8 +55,8 @@ pub(super) struct Tree {
     /// Guardians that the first sweep has met, until their time is over.
     heirs: HashSet<Pid>,
     heirs_until: Option<BootTime>,
-    /// Found standing still when the tree was frozen: they stay so when it is thawed.
-    stood_still: HashSet<Pid>,
+    /// While the tree is frozen: what stood still before, and stays so when it is thawed.
+    stood_still: Option<HashSet<Pid>>,
     retry_after: Duration,
     retry_at: Option<BootTime>,
     /// When a question that a look couldn't answer is to be asked again.
@@ -103,7 +103,7 @@ impl Tree {
             killed: HashSet::new(),
             heirs: HashSet::new(),
             heirs_until: None,
-            stood_still: HashSet::new(),
+            stood_still: None,
             retry_after: FIRST_RETRY,
             retry_at: None,
             ask_again_at: None,
@@ -242,7 +242,7 @@ impl Tree {
     /// Sends a signal to every process, parents first, so that a shell doesn't go on to its next
     /// command. Those that stand still are let go, else they could not act on it.
     pub(super) fn signal(&mut self, signal: Signal) {
-        self.stood_still.clear();
+        self.stood_still = None;
         for process in self.processes() {
             // What can't be signalled is found again, and reported, when the tree is killed.
             let _ = self.send(process, signal);
@@ -250,20 +250,24 @@ impl Tree {
         }
     }
 
-    /// Stops every process, until no new one turns up.
+    /// Stops every process, until no new one turns up; also those of a frozen tree that somebody has
+    /// let go on.
     pub(super) fn freeze(&mut self) {
-        self.stood_still = self
-            .processes()
-            .into_iter()
-            .filter(|process| Stat::of(process.pid).is_some_and(|stat| stat.is_stopped()))
-            .map(|process| process.pid)
-            .collect();
+        let stands_still = |pid: &Pid| Stat::of(*pid).is_some_and(|stat| stat.is_stopped());
+        match &mut self.stood_still {
+            // What we have stopped ourselves isn't to be taken for such.
+            Some(stood_still) => stood_still.retain(stands_still),
+            None => {
+                let processes = self.processes().into_iter().map(|process| process.pid);
+                self.stood_still = Some(processes.filter(stands_still).collect());
+            }
+        }
         self.stop_all();
     }
 
     /// Lets go on what was frozen; children first, so that no parent sees a child stand still.
     pub(super) fn thaw(&mut self) {
-        let stood_still = std::mem::take(&mut self.stood_still);
+        let stood_still = self.stood_still.take().unwrap_or_default();
         for process in self.processes().into_iter().rev() {
             if !stood_still.contains(&process.pid) {
                 // Gone, or not ours to signal: then it wasn't frozen either.

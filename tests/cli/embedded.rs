@@ -276,7 +276,9 @@ fn operators_are_told_who_starts_a_killed_server_again() {
     );
     // The next command.
     assert_eq!(run("a"), Some(0));
-    assert_eq!(status().stdout, "nobody holds or waits (1 connection, 0 sessions)\n");
+    wait_until("the command's connection is closed", || {
+        status().stdout == "nobody holds or waits (1 connection, 0 sessions)\n"
+    });
 
     // One that waits, while the holder can't.
     let holder = user.hold(&["-s", "local", "-i", "a", "--ttl", "60"]);

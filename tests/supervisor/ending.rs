@@ -192,6 +192,8 @@ fn what_stood_still_before_a_freeze_still_does_after_it() {
     wait_until("the child stands still", || state(child) == Some('T'));
     wrapper.order("freeze");
     wait_until("the command stands still", || state(command) == Some('T'));
+    // What stands by our doing is no such thing.
+    wrapper.order("freeze");
     wrapper.order("thaw");
     wait_until("the command goes on", || state(command) != Some('T'));
     assert_eq!(state(child), Some('T'));

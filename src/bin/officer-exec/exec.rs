@@ -115,7 +115,8 @@ async fn story(
         guardian.dismiss().await;
     };
     let (released, ()) = tokio::join!(release(guard, &lease, signals), farewell);
-    forget_earlier(signals).await;
+    // What has come by now was meant for a command that has ended since, and may be what has ended it.
+    while signals.find_pending(|_| true).is_some() {}
     if released {
         hooks.start(Occasion::Released);
     }
@@ -216,18 +217,6 @@ async fn ending_signal(signals: &mut Signals) -> i32 {
         let received = signals.next().await.expect("our own pipe can be read");
         if asks_for_the_end(received.signal) {
             return received.signal as i32;
-        }
-    }
-}
-
-/// Passes over the signals that have come by now: they were meant for a command that has ended since,
-/// and may be what has ended it.
-async fn forget_earlier(signals: &mut Signals) {
-    loop {
-        tokio::select! {
-            biased;
-            received = signals.next() => drop(received.expect("our own pipe can be read")),
-            () = std::future::ready(()) => return,
         }
     }
 }

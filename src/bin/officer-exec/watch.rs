@@ -371,7 +371,8 @@ impl<'a> Watch<'a> {
 
     fn received(&mut self, received: Received) {
         if self.frozen && received.signal == Signal::SIGCONT {
-            self.freeze_anew();
+            // What let us go on may have reached the tree as well: `fg` signals the whole group.
+            self.guardian.freeze();
         }
         match self.requests.take(BootTime::now(), received, self.phase()) {
             Answer::Nothing => {}
@@ -387,16 +388,6 @@ impl<'a> Watch<'a> {
                 self.guardian.kill();
             }
             Answer::LetGo => self.min_hold_until = None,
-        }
-    }
-
-    /// What let us go on may have reached the command as well: `fg` signals the whole group, and its
-    /// younger members first.
-    fn freeze_anew(&mut self) {
-        if goes_on(self.command) {
-            // What still stands would else be taken for something that stood before it was frozen.
-            self.guardian.thaw();
-            self.guardian.freeze();
         }
     }
 
@@ -479,13 +470,6 @@ fn cause(why: Why) -> Option<&'static str> {
         }
         Why::NotRenewed => Some("the lock server has not answered in time"),
     }
-}
-
-/// Whether a process is there and doesn't stand still.
-fn goes_on(pid: Pid) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
-    state.is_some_and(|state| !matches!(state, 'T' | 't' | 'Z' | 'X'))
 }
 
 fn names(left: &[Leftover]) -> String {
