@@ -305,12 +305,15 @@ impl Tree {
         Survivors { refused: refused.iter().take(MAX_NAMED).map(|pid| named(*pid)).collect(), still_there }
     }
 
-    /// With the first sweep; later ones may find them with another name.
+    /// With the first sweep; later ones may find them with another name. The command isn't one: until it
+    /// has become its program it looks like us, whom it was forked from.
     fn choose_heirs(&mut self, now: BootTime, found: &[Process]) {
         match self.heirs_until {
             None => {
                 self.heirs_until = Some(now + HEIRS_MAY_TAKE);
-                for process in found.iter().filter(|process| is_guardian(process.pid)) {
+                let is_heir =
+                    |process: &&Process| self.command != Some(process.pid) && is_guardian(process.pid);
+                for process in found.iter().filter(is_heir) {
                     self.heirs.insert(process.pid);
                     // One that stands still can't act. It may have gone: then there is nothing to do.
                     let _ = self.send(*process, Signal::SIGCONT);
