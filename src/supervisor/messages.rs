@@ -55,7 +55,8 @@ pub(super) enum Report {
     },
     Ended(Exit),
     Leftovers(Vec<Leftover>),
-    /// The first SIGKILL is on its way.
+    /// The first SIGKILLs are about to be sent: with a large tree that takes longer than the wrapper waits
+    /// for a sign.
     Killing,
     /// We aren't allowed to kill these.
     Unkillable(Vec<Leftover>),

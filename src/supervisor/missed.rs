@@ -1,9 +1,11 @@
 //! Keys pressed before there was a command to hear them. A terminal's signal goes once to all that is
 //! in its foreground group then: what is forked a moment later hasn't heard of it, and nobody sends it
-//! again. So who is about to fork takes in what has come, and hands it on.
+//! again. So who is about to fork takes in what has come, and hands it on. Ctrl-Z isn't among that: the
+//! wrapper stops, and the command is started all the same.
 
-use nix::sys::signal::{SigSet, Signal, raise};
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::Pid;
 
 /// What a terminal says to a whole group.
 const KEYS: [Signal; 3] = [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP];
@@ -12,7 +14,7 @@ const KEYS: [Signal; 3] = [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP];
 #[derive(Debug)]
 pub(super) struct Missed {
     signals: SigSet,
-    /// Closed after the fork: what comes between a look and a fork is lost.
+    /// Closed after the fork only: what comes between the last look and the fork is lost.
     _ours: Option<SignalFd>,
 }
 
@@ -42,8 +44,8 @@ impl Missed {
     /// hears of each once.
     pub(super) fn raise(self) {
         for signal in &self.signals {
-            // It can be sent: it is a signal, and to ourselves.
-            let _ = raise(signal);
+            // It can be sent: it is a signal, and to ourselves. To the process, as a terminal's is.
+            let _ = kill(Pid::this(), signal);
         }
     }
 }

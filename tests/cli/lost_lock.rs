@@ -51,6 +51,25 @@ fn the_whole_tree_is_ended() {
 }
 
 #[test]
+fn a_wrapper_that_stood_still_past_the_lease_of_leftovers_says_so_and_runs_its_hook() {
+    let server = Server::start();
+    let heard = server.data_dir().join("heard");
+    let hook = format!("touch {}", heard.display());
+    let script = "setsid sleep 1000 >&- 2>&- & echo $!";
+    let options = [&SHORT[..], &["--leftovers", "wait", "--on-lost", &hook]].concat();
+    let mut running = Running::start(&mut server.exec(&options, &sh(script)));
+    let leftover = Pid::from_raw(running.line().parse().unwrap());
+    running.stderr_until(|line| line.contains("left processes behind").then_some(()));
+    running.signal(Signal::SIGSTOP);
+    wait_until("its guardian has ended the tree", || state(leftover).is_none());
+    running.signal(Signal::SIGCONT);
+    let finished = running.finish();
+    assert_eq!(finished.code, Some(0), "the command had ended by itself: {}", finished.stderr);
+    assert!(heard.exists(), "{}", finished.stderr);
+    assert!(!finished.stderr.contains("held up"), "{}", finished.stderr);
+}
+
+#[test]
 fn without_a_lease_the_connection_is_the_lock() {
     let mut server = Server::start();
     let mut running = server.hold(&["-i", "a", "--ttl", "0"]);

@@ -77,6 +77,8 @@ pub(crate) struct Checkers {
     trees: BTreeMap<TreeId, Tree>,
     /// Trees that must be dead by then, for their wrapper was killed.
     doomed: BTreeMap<TreeId, Time>,
+    /// Sessions that are to be ended by a last will when these trees are dead.
+    bequeathed: BTreeMap<TreeId, SessionId>,
     /// Sessions that must be ended by then, by a last will.
     willed: Vec<(SessionId, Time)>,
     /// What operators have taken, whether or not they were told so yet.
@@ -99,6 +101,7 @@ impl Checkers {
             connected: HashSet::new(),
             trees: BTreeMap::new(),
             doomed: BTreeMap::new(),
+            bequeathed: BTreeMap::new(),
             willed: Vec::new(),
             taken: HashSet::new(),
             deposed: BTreeMap::new(),
@@ -158,11 +161,18 @@ impl Checkers {
     pub(crate) fn tree_died(&mut self, id: TreeId) {
         self.trees.remove(&id);
         self.doomed.remove(&id);
+        if let Some(session) = self.bequeathed.remove(&id) {
+            self.will_is_due(session);
+        }
     }
 
-    pub(crate) fn wrapper_killed(&mut self, id: TreeId) {
+    /// Somebody is left who is to end this session.
+    pub(crate) fn wrapper_killed(&mut self, id: TreeId, session: SessionId) {
         if self.trees.contains_key(&id) {
             self.doomed.insert(id, self.now + THAW_ALLOWANCE);
+            self.bequeathed.insert(id, session);
+        } else {
+            self.will_is_due(session);
         }
     }
 
@@ -189,6 +199,10 @@ impl Checkers {
     /// The same, by a last will: where the network works that is soon done.
     pub(crate) fn will_begins(&mut self, id: TreeId, session: SessionId) {
         self.releasing(id);
+        self.will_is_due(session);
+    }
+
+    fn will_is_due(&mut self, session: SessionId) {
         if self.is_calm && !self.willed.iter().any(|&(known, _)| known == session) {
             self.willed.push((session, self.now + LONGEST_CALM_WILL));
         }

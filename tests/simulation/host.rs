@@ -326,6 +326,9 @@ impl Host {
     }
 
     fn execute_will(&mut self, env: &mut Env) {
+        if env.mutation == Some(Mutation::NoLastWill) {
+            self.guardian = None;
+        }
         if let Some(bequest) = self.guardian.take().and_then(|guardian| guardian.bequest) {
             self.will.execute(self.run, bequest, env);
         }
@@ -334,7 +337,9 @@ impl Host {
     /// SIGKILL of the wrapper.
     pub(crate) fn wrapper_killed(&mut self, env: &mut Env) {
         self.wrapper_lives = false;
-        env.checkers.wrapper_killed((self.client, self.run));
+        if let Some(bequest) = self.guardian.as_ref().and_then(|guardian| guardian.bequest) {
+            env.checkers.wrapper_killed((self.client, self.run), bequest.session);
+        }
         match env.mutation {
             Some(Mutation::GuardianDiesWithTheWrapper) => self.guardian = None,
             Some(Mutation::WillBeforeTheTreeIsDead) => {

@@ -10,6 +10,8 @@ pub(crate) enum Mutation {
     ReleaseBeforeTheTreeIsDead,
     /// The guardian closes the session when the wrapper dies, before the tree is dead.
     WillBeforeTheTreeIsDead,
+    /// The guardian leaves without giving anything back.
+    NoLastWill,
     /// A renewal counts from when its answer came.
     RenewalCountsFromItsAnswer,
     /// A grant counts from when it came.
@@ -61,10 +63,11 @@ pub(crate) enum Mutation {
 }
 
 impl Mutation {
-    pub(crate) const ALL: [Self; 27] = [
+    pub(crate) const ALL: [Self; 28] = [
         Self::NoMargin,
         Self::ReleaseBeforeTheTreeIsDead,
         Self::WillBeforeTheTreeIsDead,
+        Self::NoLastWill,
         Self::RenewalCountsFromItsAnswer,
         Self::GrantCountsFromItsArrival,
         Self::TimersStopInSuspend,

@@ -162,6 +162,20 @@ impl<'a> Watch<'a> {
 
     /// Does what the time asks for. The lease's deadlines come first, after any pause.
     fn act(&mut self, now: BootTime) {
+        self.keep_lease(now);
+        if self.max_hold_at.is_some_and(|at| at <= now) {
+            self.max_hold_at = None;
+            // Also what the command left behind: it holds the lock as well.
+            if !self.tree.is_dead() {
+                let what = told(self.tree == Tree::Running);
+                tracing::warn!(lock = self.name(), "held for --max-hold, stopping {what}");
+                self.note_stop(Stopped::TooLong);
+                self.guardian.stop();
+            }
+        }
+    }
+
+    fn keep_lease(&mut self, now: BootTime) {
         while let Some(action) = self.lease.poll(now) {
             match action {
                 Action::Renew => self.guard.renew(),
@@ -175,16 +189,6 @@ impl<'a> Watch<'a> {
                         Tree::Ended(_) | Tree::Dead(_) => {}
                     }
                 }
-            }
-        }
-        if self.max_hold_at.is_some_and(|at| at <= now) {
-            self.max_hold_at = None;
-            // Also what the command left behind: it holds the lock as well.
-            if !self.tree.is_dead() {
-                let what = told(self.tree == Tree::Running);
-                tracing::warn!(lock = self.name(), "held for --max-hold, stopping {what}");
-                self.note_stop(Stopped::TooLong);
-                self.guardian.stop();
             }
         }
     }
@@ -352,6 +356,8 @@ impl<'a> Watch<'a> {
         if ended_the_command {
             self.stopped = Some(Stopped::Lost);
         }
+        // We may have stood still ourselves, and not have looked since.
+        self.keep_lease(BootTime::now());
         if self.lease.is_lost() || self.lease.end().is_none() {
             return true;
         }
