@@ -25,6 +25,8 @@ pub(crate) struct Will {
     client: ClientId,
     current: Option<Current>,
     generation: u64,
+    /// Its process stands still.
+    pub(crate) paused_until: Time,
 }
 
 struct Current {
@@ -37,10 +39,11 @@ struct Current {
 
 impl Will {
     pub(crate) fn new(client: ClientId) -> Self {
-        Self { client, current: None, generation: 0 }
+        Self { client, current: None, generation: 0, paused_until: 0 }
     }
 
     pub(crate) fn execute(&mut self, run: u64, bequest: Bequest, env: &mut Env) {
+        self.paused_until = 0;
         self.attempt(run, bequest, TRIES, env);
     }
 
@@ -75,7 +78,12 @@ impl Will {
         true
     }
 
-    /// Whether this connection is the will's; if so its answer is heard.
+    /// Whether this connection is the will's.
+    pub(crate) fn speaks_on(&self, conn: ConnId) -> bool {
+        self.current.as_ref().is_some_and(|current| current.conn == conn)
+    }
+
+    /// The same; if so its answer is heard.
     pub(crate) fn heard(&mut self, conn: ConnId, what: &Downlink, env: &mut Env) -> bool {
         let Some(current) = self.current.as_ref().filter(|current| current.conn == conn) else {
             return false;

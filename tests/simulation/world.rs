@@ -213,15 +213,20 @@ impl World {
             Event::Start(id)
             | Event::CommandEnds { client: id, .. }
             | Event::TreeDead { client: id, .. }
-            | Event::TreeKilled { client: id, .. }
-            | Event::WillWake { client: id, .. } => host(id),
+            | Event::TreeKilled { client: id, .. } => host(id),
+            Event::WillWake { client: id, .. } => host(id).max(self.clients[id].host.will.paused_until),
             Event::GuardianTimer { client: id, .. } | Event::GuardianRuns { client: id, .. } => guardian(id),
             Event::WrapperWake { client: id, .. }
             | Event::WrapperHears { client: id, .. }
             | Event::GuardianGone { client: id, .. } => wrapper(id),
-            Event::ToClient { conn, .. } => {
-                let conn = self.env.network.conn(conn);
-                if conn.client_closed { 0 } else { wrapper(conn.client) }
+            Event::ToClient { conn: conn_id, .. } => {
+                let conn = self.env.network.conn(conn_id);
+                let will = &self.clients[conn.client].host.will;
+                match conn.client_closed {
+                    true => 0,
+                    false if will.speaks_on(conn_id) => host(conn.client).max(will.paused_until),
+                    false => wrapper(conn.client),
+                }
             }
             Event::ToServer { .. }
             | Event::ServerTurn { .. }
@@ -270,8 +275,14 @@ impl World {
             }
             Fault::PauseGuardian { client, length, is_deaf } => {
                 let client = &mut self.clients[client];
-                if client.host.is_guarded(now) && client.paused_until.max(client.host.frozen_until) <= now {
+                if client.paused_until.max(client.host.frozen_until) > now {
+                    return;
+                }
+                if client.host.is_guarded(now) {
                     client.host.pause_guardian(length, is_deaf, &mut self.env);
+                } else if !client.host.wrapper_lives && !self.plan.is_calm {
+                    // It has become the last will, which nobody promises to be prompt then.
+                    client.host.will.paused_until = now + length;
                 }
             }
             Fault::PauseHost { client, length } => self.freeze(client, length),
