@@ -86,7 +86,7 @@ impl Guardian {
             }
             ForkResult::Parent { child } => Ok(Self {
                 pid: child,
-                stage: Stage::Idle(Line::new(child, ours)),
+                stage: Stage::Idle(Line::new(child, ours, outlives)),
                 command: None,
                 exit: None,
                 spared: Vec::new(),

@@ -18,6 +18,7 @@ use crate::boot_timer::BootTimer;
 
 use super::messages::{Channel, Order, Received, Report, Sent};
 use super::pidfd;
+use super::tree::{Outlives, Tree};
 use super::vigil::{Verdict, Vigil};
 
 /// How long to wait with what the guardian had no room for. It has room but for when it was stopped.
@@ -35,6 +36,9 @@ pub(super) struct Line {
     vigil: Vigil,
     /// How long after a stop it has to kill.
     grace: Duration,
+    outlives: Outlives,
+    /// What is below the guardian, once it is to be helped with killing that.
+    helped: Option<Tree>,
 }
 
 #[derive(Debug)]
@@ -55,13 +59,15 @@ pub(super) enum Heard {
 }
 
 impl Line {
-    pub(super) fn new(guardian: Pid, channel: Channel) -> Self {
+    pub(super) fn new(guardian: Pid, channel: Channel, outlives: Outlives) -> Self {
         Self {
             guardian,
             socket: Socket::Plain(channel),
             unsent: Vec::new(),
             vigil: Vigil::new(None, BootTime::now()),
             grace: Duration::ZERO,
+            outlives,
+            helped: None,
         }
     }
 
@@ -190,11 +196,21 @@ impl Line {
         match self.vigil.check(BootTime::now()) {
             Verdict::Nothing => {}
             Verdict::Wake => self.wake(),
+            Verdict::Help => {
+                self.wake();
+                self.help();
+            }
             Verdict::Replace => {
                 // If it can't die either (frozen from outside), what is below it is found all the same.
                 let _ = kill(self.guardian, Signal::SIGKILL);
             }
         }
+    }
+
+    /// Kills what the guardian has not come to. What refuses is its to tell of.
+    fn help(&mut self) {
+        let below = || Tree::below(self.guardian, [], self.outlives);
+        self.helped.get_or_insert_with(below).kill(BootTime::now());
     }
 
     /// A guardian that somebody stopped can't do its work.

@@ -1,4 +1,4 @@
-//! All descendants of this process, as one thing that can be signalled, frozen, killed and reaped.
+//! All descendants of a process, mostly of this one, as one thing that can be signalled, frozen, killed and reaped.
 //! It acts on what it finds and promises nothing about what it doesn't: the caller repeats until
 //! [`Tree::reap`] says that nothing is left. When it can't look, it says that something is.
 
@@ -94,8 +94,13 @@ pub(super) struct Reaped {
 impl Tree {
     /// The descendants of this process.
     pub(super) fn new(spared: impl IntoIterator<Item = Pid>, outlives: Outlives) -> Self {
+        Self::below(Pid::this(), spared, outlives)
+    }
+
+    /// The descendants of another process.
+    pub(super) fn below(root: Pid, spared: impl IntoIterator<Item = Pid>, outlives: Outlives) -> Self {
         Self {
-            root: Pid::this(),
+            root,
             spared: spared.into_iter().collect(),
             outlives,
             command: None,
@@ -393,11 +398,11 @@ impl Tree {
     /// Sends a signal to one process of the tree.
     pub(super) fn send(&self, process: Process, signal: Signal) -> nix::Result<()> {
         // Our own child keeps its id until we reap it, so it can't be anybody else.
-        if process.parent == self.root {
+        if process.parent == Pid::this() {
             return kill(process.pid, signal);
         }
         // Another's child may have gone since, and its id may be a stranger's now. The pidfd holds
-        // on to whoever has the id; if that one's parent is still the one we found, or us, it is ours.
+        // on to whoever has the id; if that one's parent is still the one we found, or the root, it is ours.
         let pidfd = pidfd::open(process.pid)?;
         match Stat::of(process.pid) {
             Some(stat) if stat.parent == process.parent || stat.parent == self.root => {

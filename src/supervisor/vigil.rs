@@ -1,6 +1,7 @@
 //! The wrapper's watch over its guardian: it sees to it that a guardian that has to kill does. PURE.
 //!
-//! A guardian that was stopped is woken; one that doesn't begin to kill in time is to be replaced.
+//! A guardian that was stopped is woken; one that doesn't begin to kill in time is to be replaced, and one
+//! that has begun is helped.
 //! Its time starts when we notice that it has to: we may have been paused ourselves, and it with us.
 
 use std::time::Duration;
@@ -12,8 +13,8 @@ use crate::boot_time::BootTime;
 /// that is on time, and for waking up.
 const PATIENCE: Duration = Duration::from_millis(40);
 
-/// Between two wakes of a guardian that kills, in case somebody has stopped it meanwhile: soon at first,
-/// then ever later.
+/// Between two helps for a guardian that kills, in case it was stopped meanwhile: soon at first, then ever
+/// later.
 const FIRST_WAKE_AFTER: Duration = Duration::from_millis(20);
 const LAST_WAKE_AFTER: Duration = Duration::from_millis(250);
 
@@ -58,6 +59,8 @@ pub enum Verdict {
     Nothing,
     /// Wake it, in case it was stopped.
     Wake,
+    /// The same, and kill with it, in case nothing wakes it.
+    Help,
     /// Kill it, and end the tree from here.
     Replace,
 }
@@ -126,7 +129,7 @@ impl Vigil {
             }
             Self::Killing { wake_at, wake_after } if *wake_at <= now => {
                 *self = Self::killing(now, *wake_after);
-                Verdict::Wake
+                Verdict::Help
             }
             Self::Resting { .. } | Self::Pressing { .. } | Self::Killing { .. } | Self::GivenUp => {
                 Verdict::Nothing
@@ -178,7 +181,7 @@ mod tests {
         let mut vigil = Vigil::new(Some(at(5)), at(0));
         assert_eq!(vigil.check(at(500)), Verdict::Wake, "not replaced");
         vigil.has_begun(at(500));
-        assert_eq!(vigil.check(at(500) + PATIENCE), Verdict::Wake, "in case it was stopped since");
+        assert_eq!(vigil.check(at(500) + PATIENCE), Verdict::Help, "in case it was stopped since");
     }
 
     #[test]
@@ -191,16 +194,16 @@ mod tests {
     }
 
     #[test]
-    fn a_guardian_that_kills_is_kept_awake() {
+    fn a_guardian_that_kills_is_helped() {
         let mut vigil = Vigil::new(None, at(0));
         vigil.told_to_kill(at(1));
         vigil.has_begun(at(1));
         assert_eq!(vigil.check(at(1)), Verdict::Nothing);
         assert_eq!(vigil.wake_at(), Some(at(1) + FIRST_WAKE_AFTER));
-        assert_eq!(vigil.check(at(2)), Verdict::Wake);
+        assert_eq!(vigil.check(at(2)), Verdict::Help);
         assert_eq!(vigil.wake_at(), Some(at(2) + FIRST_WAKE_AFTER * 2));
         for seconds in 3..9 {
-            assert_eq!(vigil.check(at(seconds)), Verdict::Wake);
+            assert_eq!(vigil.check(at(seconds)), Verdict::Help);
         }
         assert_eq!(vigil.wake_at(), Some(at(8) + LAST_WAKE_AFTER));
     }

@@ -309,6 +309,10 @@ impl Client {
         match verdict {
             Verdict::Nothing => {}
             Verdict::Wake => self.host.wake_guardian(env),
+            Verdict::Help => {
+                self.host.wake_guardian(env);
+                self.host.help_to_kill(env);
+            }
             Verdict::Replace => {
                 env.checkers.stopped(self.id, self.token, "the guardian didn't kill");
                 self.vigil = None;

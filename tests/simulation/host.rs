@@ -196,14 +196,10 @@ impl Host {
         self.guardian.as_ref().and_then(|guardian| guardian.pause).map_or(0, |pause| pause.until)
     }
 
-    /// It is stopped for so long, or until somebody wakes it up; a deaf one can't be woken, and has not
-    /// begun to kill.
+    /// It is stopped for so long, or until somebody wakes it up; a deaf one can't be woken.
     pub(crate) fn pause_guardian(&mut self, length: Time, is_deaf: bool, env: &mut Env) {
         let until = env.now() + length;
-        let Some(guardian) = self.guardian.as_mut().filter(|it| !(is_deaf && it.supervision.is_killing()))
-        else {
-            return;
-        };
+        let Some(guardian) = &mut self.guardian else { return };
         guardian.pause = Some(Pause { until, is_deaf });
         if let Tree::Running { kill: Some(kill), .. } = &mut self.tree
             && let Kill::EndsAt(at) = *kill
@@ -213,13 +209,18 @@ impl Host {
         env.scheduler.at(until, Event::GuardianRuns { client: self.client, run: self.run });
     }
 
+    /// The wrapper kills on where the guardian was interrupted.
+    pub(crate) fn help_to_kill(&mut self, env: &mut Env) {
+        if let Tree::Running { kill: Some(Kill::Interrupted(left)), .. } = self.tree {
+            self.kill_takes(left, env);
+        }
+    }
+
     fn guardian_goes_on(&mut self, env: &mut Env) {
         if let Some(guardian) = &mut self.guardian {
             guardian.pause = None;
         }
-        if let Tree::Running { kill: Some(Kill::Interrupted(left)), .. } = self.tree {
-            self.kill_takes(left, env);
-        }
+        self.help_to_kill(env);
     }
 
     fn tell_guardian(&mut self, env: &mut Env) {

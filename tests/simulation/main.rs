@@ -18,7 +18,7 @@
 //!
 //! Clocks: each host's runs at a rate within 1 % of true time, and no two differ by 1 % or more,
 //! which is what the promises assume. A process of ours that is killed or paused is alone in that
-//! on its host; a guardian that no SIGCONT wakes was not in the middle of killing.
+//! on its host.
 
 mod checkers;
 mod client;
