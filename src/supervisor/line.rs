@@ -146,7 +146,7 @@ impl Line {
         }
     }
 
-    /// Whether it was, so that its end is our doing.
+    /// Whether the guardian was given up: then its end is our doing.
     pub(super) fn is_given_up(&self) -> bool {
         self.vigil.is_given_up()
     }

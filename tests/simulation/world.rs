@@ -9,6 +9,7 @@ use officer::protocol::Request;
 use crate::checkers::Checkers;
 use crate::client::Client;
 use crate::clock::{SECOND, Time};
+use crate::host::Host;
 use crate::mutation::Mutation;
 use crate::network::{ConnId, Direction, Network};
 use crate::plan::{Fault, Plan};
@@ -181,27 +182,28 @@ impl World {
             Event::WrapperWake { client, generation } => clients[client].wake(generation, env),
             Event::WrapperHears { client, run } => clients[client].hears_reports(run, env),
             Event::GuardianTimer { client, generation } => {
-                clients[client].host.guardian_timer(generation, env);
-                clients[client].end_killed_round(env);
+                self.at_host(client, |host, env| host.guardian_timer(generation, env));
             }
             Event::GuardianRuns { client, run } => {
-                clients[client].host.guardian_runs(run, env);
-                clients[client].end_killed_round(env);
+                self.at_host(client, |host, env| host.guardian_runs(run, env));
             }
             Event::GuardianGone { client, run } => clients[client].guardian_gone(run, env),
             Event::CommandEnds { client, run } => clients[client].host.command_ends(run, env),
-            Event::TreeDead { client, run } => {
-                clients[client].host.tree_dead(run, env);
-                clients[client].end_killed_round(env);
-            }
+            Event::TreeDead { client, run } => self.at_host(client, |host, env| host.tree_dead(run, env)),
             Event::TreeKilled { client, run } => {
-                clients[client].host.tree_killed(run, env);
-                clients[client].end_killed_round(env);
+                self.at_host(client, |host, env| host.tree_killed(run, env));
             }
             Event::WillWake { client, generation } => clients[client].host.will.wake(generation, env),
             Event::Thaw(client) => self.thaw(client),
             Event::Fault(number) => self.strike(self.plan.faults[number].1),
         }
+    }
+
+    /// What may be the last that happens to a round whose wrapper was killed.
+    fn at_host(&mut self, client: ClientId, happen: impl FnOnce(&mut Host, &mut Env)) {
+        let client = &mut self.clients[client];
+        happen(&mut client.host, &mut self.env);
+        client.end_killed_round(&mut self.env);
     }
 
     /// Until when the party that this concerns is paused.

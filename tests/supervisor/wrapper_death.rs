@@ -22,6 +22,7 @@ crate::promises![
     a_spared_child_outlives_the_guardian,
     a_stopped_guardian_is_woken_to_kill,
     a_guardian_that_cannot_be_woken_is_replaced,
+    a_guardian_that_stands_still_while_it_kills_is_helped,
     a_term_to_the_process_group_spares_the_guardian,
     a_dismissed_guardian_leaves_no_will,
     a_guardian_without_command_just_leaves,
@@ -124,6 +125,36 @@ fn a_guardian_that_cannot_be_woken_is_replaced() {
     let dead = wrapper.event_at_last("tree_dead");
     assert_eq!(dead["killed_by"], json!("GuardianGone"));
     assert!(!family.into_iter().any(is_alive));
+}
+
+/// Held where it has said that it kills, and has not: its one message after the start.
+#[cfg(target_arch = "x86_64")]
+fn a_guardian_that_stands_still_while_it_kills_is_helped() {
+    let mut wrapper = Setting::script(FAMILY).deadline(Duration::from_secs(1)).start();
+    let family = family(&mut wrapper);
+    let guardian = Pid::from_raw(wrapper.guardian);
+    let next_of_guardian = || waitpid(guardian, Some(WaitPidFlag::__WALL)).unwrap();
+    ptrace::attach(guardian).expect("it may be traced");
+    next_of_guardian();
+    ptrace::setoptions(guardian, ptrace::Options::PTRACE_O_TRACESYSGOOD).unwrap();
+    // At the call's beginning, and once more at its end.
+    let mut seen = 0;
+    while seen < 2 {
+        ptrace::syscall(guardian, None).unwrap();
+        if matches!(next_of_guardian(), WaitStatus::PtraceSyscall(_)) {
+            let call = ptrace::getregs(guardian).unwrap().orig_rax;
+            seen += usize::from(call == libc::SYS_sendmsg as u64);
+        }
+    }
+    wait_until("the tree is dead", || !family.into_iter().any(is_alive));
+    ptrace::detach(guardian, None).unwrap();
+    let dead = wrapper.event_at_last("tree_dead");
+    assert_eq!(dead["killed_by"], json!("Deadline"));
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn a_guardian_that_stands_still_while_it_kills_is_helped() {
+    println!("skipped: where it stands is read from this processor's registers");
 }
 
 fn a_term_to_the_process_group_spares_the_guardian() {
